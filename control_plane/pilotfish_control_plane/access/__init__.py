@@ -1,0 +1,1 @@
+"""Principals, tokens and role bindings: who calls, and what each may do."""

@@ -1,0 +1,1 @@
+"""The event log: what changed, in the order in which it was committed."""

@@ -1,0 +1,1 @@
+"""The gRPC edge: interceptors, error mapping and one servicer per area."""

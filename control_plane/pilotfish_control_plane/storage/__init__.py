@@ -1,0 +1,1 @@
+"""Tables, queries and transactions; the only package that speaks SQL."""
