@@ -46,7 +46,7 @@ def main() -> int:
     files = sorted(str(p.relative_to(PROTOS)) for p in PROTOS.rglob("*.proto"))
     with tempfile.TemporaryDirectory() as scratch:
         args = ["protoc", *(f"-I{p}" for p in include_paths(pathlib.Path(scratch)))]
-        args += [f"--python_out={OUT}", f"--pyi_out={OUT}", f"--grpc_python_out={OUT}", *files]
+        args += [f"--python_out={OUT}", f"--pyi_out={OUT}", f"--grpc_python_out={OUT}", f"--mypy_grpc_out={OUT}", *files]
         status = protoc.main(args)
     if status:
         return int(status)
@@ -54,6 +54,7 @@ def main() -> int:
     for grpc_stub in OUT.rglob("*_pb2_grpc.py"):
         if "class " not in grpc_stub.read_text():
             grpc_stub.unlink()
+            grpc_stub.with_suffix(".pyi").unlink(missing_ok=True)
     return 0
 
 

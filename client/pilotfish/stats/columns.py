@@ -22,6 +22,9 @@ Bools = npt.NDArray[np.bool_]
 LEVEL_CHARACTERS = 160
 """The longest text of a level; longer ones keep their beginning and a hash of the whole."""
 
+NAME_CHARACTERS = 512
+"""The longest name of a column."""
+
 _NULL_TYPE_NAMES = frozenset({"NAType", "NaTType"})
 
 
@@ -57,11 +60,14 @@ def checked_columns(
     Raises:
         InvalidArgument: columns that are not 1-d, or that differ in length; every one is named.
     """
-    arrays = tuple({name: np.asarray(column) for name, column in group.items()} for group in (inputs, outputs))
+    arrays = tuple({name: _array(column) for name, column in group.items()} for group in (inputs, outputs))
     violations: list[Violation] = []
     rows: int | None = None
     for label, group in zip(("inputs", "outputs"), arrays, strict=True):
         for name, array in group.items():
+            if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARACTERS or not name.isprintable():
+                text = f"a column's name is a printable text of 1..{NAME_CHARACTERS} characters"
+                violations.append(Violation(f"{label}.{str(name)[:64]!r}", text, "BAD_NAME"))
             if array.ndim != 1:
                 text = f"has shape {array.shape}, a column has one dimension; use columns_from_matrix"
                 violations.append(Violation(f"{label}.{name}", text, "NOT_ONE_DIMENSIONAL"))
@@ -73,6 +79,15 @@ def checked_columns(
     if violations:
         raise InvalidArgument("the columns are not one table", reason="BAD_COLUMNS", violations=violations)
     return arrays[0], arrays[1], rows or 0
+
+
+def _array(column: npt.ArrayLike) -> npt.NDArray[Any]:
+    if isinstance(column, np.ma.MaskedArray):
+        return np.array([*column.tolist(), None], dtype=object)[:-1]
+    try:
+        return np.asarray(column)
+    except ValueError:  # lists of unequal length
+        return np.empty((0, 0))
 
 
 def is_missing(value: Any) -> bool:
@@ -95,8 +110,6 @@ def as_numbers(column: npt.NDArray[Any]) -> tuple[Floats, Bools | None]:
         column: shape (rows,), any dtype. Dates become nanoseconds since 1970.
     """
     kind = column.dtype.kind
-    if isinstance(column, np.ma.MaskedArray):
-        return as_numbers(column.astype(object).filled(None))
     if kind in "fiub":
         numbers = column.astype(np.float64, copy=False)
         finite = np.isfinite(numbers)
@@ -104,9 +117,8 @@ def as_numbers(column: npt.NDArray[Any]) -> tuple[Floats, Bools | None]:
     if kind in "mM":
         whole = column.astype(column.dtype.kind + "8[ns]").astype(np.int64).astype(np.float64)
         return np.where(np.isnat(column), np.nan, whole), None
-    if kind == "c":
-        return as_numbers(np.where(column.imag == 0, column.real, np.nan))
-    return _parse_numbers(column)
+    # Complex numbers would lose their imaginary part silently: as objects they are refused one by one.
+    return _parse_numbers(column.astype(object) if kind == "c" else column)
 
 
 def _parse_numbers(column: npt.NDArray[Any]) -> tuple[Floats, Bools | None]:
@@ -134,47 +146,45 @@ def _parse_numbers(column: npt.NDArray[Any]) -> tuple[Floats, Bools | None]:
 def as_levels(column: npt.NDArray[Any]) -> list[str | None]:
     """Return the column as texts of levels, None where missing.
 
-    The same value has the same text in every dtype: 3, 3.0 and "3" are one level, True is "true".
+    The same value has the same text in every dtype: 3, 3.0 and "3" are one level, and so are True and 1.
 
     Args:
         column: shape (rows,), any dtype.
     """
-    if isinstance(column, np.ma.MaskedArray):
-        column = column.astype(object).filled(None)
     cells: list[Any] = column.tolist() if column.dtype.kind not in "mM" else [str(cell) for cell in column]
     if column.dtype.kind == "U":
-        return [cell if len(cell) <= LEVEL_CHARACTERS else level_text(cell) for cell in cells]
+        return [cell if len(cell) <= LEVEL_CHARACTERS and cell.isascii() else level_text(cell) for cell in cells]
     if column.dtype.kind in "mM":
         return [None if cell == "NaT" else cell for cell in cells]
     if column.dtype.kind in "fiub":
         texts = {cell: level_text(cell) for cell in set(cells)}
-        return [None if cell != cell else texts[cell] for cell in cells]  # noqa: PLR0124 (NaN differs from itself)
+        return [None if cell != cell else texts[cell] for cell in cells]
     return [None if is_missing(cell) else level_text(cell) for cell in cells]
 
 
 def level_text(value: Any) -> str:
     """Return the text under which a value is counted as a level; at most 160 characters."""
     if isinstance(value, (bool, np.bool_)):
-        return "true" if value else "false"
+        return "1" if value else "0"
     if isinstance(value, (float, np.floating)):
         number = float(value)
-        text = str(int(number)) if math.isfinite(number) and number.is_integer() and abs(number) < 1e16 else repr(number)
+        text = str(int(number)) if number.is_integer() and abs(number) < 1e16 else repr(number)
     elif isinstance(value, bytes):
         text = value.decode("utf-8", errors="replace")
     else:
         text = str(value)
+    if not text.isascii():
+        text = text.encode("utf-8", errors="replace").decode()  # lone surrogates have no place in JSON
     if len(text) <= LEVEL_CHARACTERS:
         return text
-    digest = hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()[:16]
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return f"{text[: LEVEL_CHARACTERS - 17]}~{digest}"
 
 
 def holds_numbers(column: npt.NDArray[Any]) -> bool:
-    """Return whether a column is numeric by nature: a number type, or objects that are all numbers (and not all bools)."""
-    if column.dtype.kind in "fiumMc":
+    """Return whether a column is numeric by nature: of numbers, bools or dates, or objects that all are numbers."""
+    if column.dtype.kind in "fiubmM":
         return True
     if column.dtype.kind != "O":
         return False
-    present = [cell for cell in column.tolist() if not is_missing(cell)]
-    numbers = all(isinstance(cell, (int, float, np.number)) for cell in present)
-    return numbers and (not present or not all(isinstance(cell, (bool, np.bool_)) for cell in present))
+    return all(isinstance(c, (int, float, np.number, np.bool_)) for c in column.tolist() if not is_missing(c))

@@ -16,7 +16,7 @@ Ints = npt.NDArray[np.int64]
 
 _TABLE_SIZE = 1024
 _LOG_FACTORIALS: Floats = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, _TABLE_SIZE, dtype=np.float64)))))
-# math.erfc underflows near 26.5 = 37.5 / sqrt(2); the series below is exact to 1e-9 from 25 on.
+# math.erfc underflows near 26.5 = 37.5 / sqrt(2); the series below is exact to 1e-10 from 25 on.
 _NORMAL_SERIES_FROM = 25.0
 _HYPERGEOMETRIC_TERMS = 48
 
@@ -46,7 +46,8 @@ def log_normal_sf(z: float) -> float:
     if z < _NORMAL_SERIES_FROM:
         return math.log(0.5 * math.erfc(z / math.sqrt(2.0)))
     inverse = 1.0 / (z * z)
-    return -0.5 * z * z - math.log(z * math.sqrt(2.0 * math.pi)) + math.log1p(-inverse * (1.0 - 3.0 * inverse))
+    series = -inverse * (1.0 - 3.0 * inverse * (1.0 - 5.0 * inverse * (1.0 - 7.0 * inverse)))
+    return -0.5 * z * z - math.log(z * math.sqrt(2.0 * math.pi)) + math.log1p(series)
 
 
 def log_chi_square_sf(x: float, df: int) -> float:
@@ -75,8 +76,8 @@ def log_chi_square_sf(x: float, df: int) -> float:
 def log_weighted_chi_square_sf(x: Floats, weights: Floats) -> Floats:
     """Return ln P(sum_j weights[i, j] * C_j > x[i]) with C_j independent chi-squares of 1 degree of freedom.
 
-    Lugannani-Rice saddlepoint in Barndorff-Nielsen's form; the relative error of the probability stays within a few
-    per cent from the bulk to any depth of the tail (Kuonen, Biometrika 1999).
+    Saddlepoint in Barndorff-Nielsen's form (Kuonen, Biometrika 1999): exact for one weight; for more, the probability is
+    right within 3 % in the bulk and at most 11 % too large at any depth of the tail.
 
     Args:
         x: observed sums, shape (rows,), >= 0.
@@ -104,6 +105,8 @@ def log_weighted_chi_square_sf(x: Floats, weights: Floats) -> Floats:
     # At the mean the correction is 0/0; its limit is the skewness over 6.
     correction = np.where(near_mean, third / (6.0 * second**1.5), np.log(safe_u / safe_r) / safe_r)
     result[usable] = [log_normal_sf(float(z)) for z in r + correction]
+    for row in np.flatnonzero(lam.sum(axis=1) <= 1.0 + 1e-12).tolist():
+        result[usable[row]] = log_chi_square_sf(float(target[row]), 1)
     return result
 
 
@@ -120,8 +123,10 @@ def _saddlepoint(target: Floats, lam: Floats) -> Floats:
     return t
 
 
-def log_hypergeometric_sf(drawn: npt.ArrayLike, draws: npt.ArrayLike, marked: npt.ArrayLike, total: npt.ArrayLike) -> Floats:
-    """Return ln P(X >= drawn), X the marked ones among `draws` taken without replacement from `total` with `marked` marked.
+def log_hypergeometric_sf(
+    drawn: npt.ArrayLike, draws: npt.ArrayLike, marked: npt.ArrayLike, total: npt.ArrayLike
+) -> Floats:
+    """Return ln P(X >= drawn), X the marked ones in `draws` rows drawn without replacement.
 
     The exact tail: 48 terms, and a geometric bound from above for what remains (the ratio of neighbouring terms falls),
     so it errs, if at all, towards the larger probability.
@@ -129,8 +134,8 @@ def log_hypergeometric_sf(drawn: npt.ArrayLike, draws: npt.ArrayLike, marked: np
     Args:
         drawn: observed marked ones, whole numbers; all four broadcast together.
         draws: size of the draw.
-        marked: marked ones in all.
-        total: all.
+        marked: marked ones among all.
+        total: all rows.
     """
     x, n, b, t = np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in (drawn, draws, marked, total)))
     impossible = x > np.minimum(n, b)

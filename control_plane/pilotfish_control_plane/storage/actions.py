@@ -327,9 +327,7 @@ def cancel(tx: Tx, action: Action, reason: str) -> bool:
 
 # Any: column values of several types.
 def _change(tx: Tx, action: Action, **values: Any) -> None:
-    mine = and_(
-        actions.c.id == action.id, actions.c.epoch == action.epoch, actions.c.state == ActionState.LEASED.value
-    )
+    mine = and_(actions.c.id == action.id, actions.c.epoch == action.epoch, actions.c.state == ActionState.LEASED.value)
     if not tx.conn.execute(update(actions).where(mine).values(**values)).rowcount:
         raise Aborted(
             f"action {action.key} epoch {action.epoch} lost its lease: a newer attempt decides",

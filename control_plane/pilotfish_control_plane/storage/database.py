@@ -121,7 +121,7 @@ class Database:
             with self._engines.reader.connect() as conn, conn.begin():
                 return fn(Tx(conn, self.clock.now(), actor, request_id, read_only=True))
         except Exception as error:
-            if (fault := translate(error)) is not None:
+            if (fault := translate(error, reading=True)) is not None:
                 raise fault from error
             raise
 

@@ -90,6 +90,8 @@ def _sqlite(url: URL, readers: int) -> Engines:
             cursor.execute("PRAGMA journal_mode=WAL")
             cursor.execute("PRAGMA synchronous=FULL")
             cursor.execute("PRAGMA foreign_keys=ON")
+            # "name begins with" must mean the same as on PostgreSQL, and must be able to use an index.
+            cursor.execute("PRAGMA case_sensitive_like=ON")
             cursor.execute("PRAGMA temp_store=MEMORY")
             cursor.execute("PRAGMA cache_size=-16000")
             if query_only:

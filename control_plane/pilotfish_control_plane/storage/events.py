@@ -25,6 +25,7 @@ events = Table(
     Column("project", String(63), nullable=False),
     Column("kind", String(127), nullable=False),
     Column("subject", String(512), nullable=False),
+    Column("actor", String(255), nullable=False),
     Column("payload", Json, nullable=False),
     Index("ix_events_kind", "kind", "seq"),
     Index("ix_events_subject", "subject", "seq"),
@@ -43,6 +44,7 @@ class Event:
     project: str
     kind: str
     subject: str
+    actor: str
     payload: JsonObject
 
 
@@ -88,4 +90,4 @@ def tail(
     if subject_prefix:
         wanted.append(events.c.subject.startswith(subject_prefix, autoescape=True))
     rows = conn.execute(select(events).where(and_(*wanted)).order_by(events.c.seq).limit(limit))
-    return [Event(r.seq, r.time, r.project, r.kind, r.subject, r.payload) for r in rows]
+    return [Event(r.seq, r.time, r.project, r.kind, r.subject, r.actor, r.payload) for r in rows]

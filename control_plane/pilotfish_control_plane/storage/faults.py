@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pilotfish.errors import PilotfishError, ResourceExhausted, Unavailable
 
@@ -47,16 +48,21 @@ def _full(cause: str) -> ResourceExhausted:
     )
 
 
-def _down(cause: str) -> Unavailable:
+def _down(cause: str, outcome: str = "nothing was changed, repeat the call") -> Unavailable:
     return Unavailable(
-        f"the control plane's store does not answer ({cause}): nothing was changed, repeat the call",
+        f"the control plane's store does not answer ({cause}): {outcome}",
         reason="STORE_UNAVAILABLE",
         retry_after_s=1.0,
     )
 
 
-def translate(error: BaseException) -> PilotfishError | None:
-    """Return the error to show for a fault of the store, or None when `error` is not one."""
+def translate(error: BaseException, *, reading: bool = False) -> PilotfishError | None:
+    """Return the error to show for a fault of the store, or None when `error` is not one.
+
+    Args:
+        error: any exception.
+        reading: a read-only transaction; a refused write there is a bug, not a fault of the store.
+    """
     if isinstance(error, PoolTimeout):
         return _down("no free connection")
     if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError):
@@ -65,12 +71,15 @@ def translate(error: BaseException) -> PilotfishError | None:
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return _full("SQLITE_FULL")
+        if code == sqlite3.SQLITE_READONLY and reading:
+            return None
         return _down(error.orig.sqlite_errorname) if code in _SQLITE_DOWN else None
     state = _sqlstate(error)
     if state in _FULL:
         return _full(f"SQLSTATE {state}")
     if error.connection_invalidated or (state is None and type(error).__name__ == "OperationalError"):
-        return _down("connection lost")
+        # It may have been lost during COMMIT.
+        return _down("connection lost", "a change may have been made, repeat it with the same request_id")
     if state is not None and state[:2] in _DOWN_CLASSES:
         return _down(f"SQLSTATE {state}")
     return _down("too many conflicting changes") if is_retryable(error) else None

@@ -49,14 +49,17 @@ def current(conn: Connection, name: str) -> Lease | None:
 def acquire(conn: Connection, name: str, holder: str, now: datetime, ttl_s: float) -> Lease | None:
     """Take or renew the lease for `ttl_s` seconds; None while another holder's lasts.
 
-    A renewal by the same holder before the end keeps the epoch; every other success raises it by one.
+    A renewal by the same holder before the end keeps the epoch; every other success raises it by one. A holder
+    is `instance/incarnation`: a new incarnation takes over from its own instance at once, without waiting for
+    the end, since there is never more than one of them (the home directory is locked).
     """
     held = current(conn, name)
     expires = now + timedelta(seconds=ttl_s)
     if held is None:
         conn.execute(insert(leases).values(name=name, holder=holder, epoch=1, expires=expires))
         return Lease(name, holder, 1, expires)
-    if held.holder != holder and held.expires > now:
+    same_instance = held.holder.rpartition("/")[0] == holder.rpartition("/")[0] != ""
+    if held.holder != holder and held.expires > now and not same_instance:
         return None
     epoch = held.epoch if held.holder == holder and held.expires > now else held.epoch + 1
     conn.execute(update(leases).where(leases.c.name == name).values(holder=holder, epoch=epoch, expires=expires))

@@ -62,6 +62,7 @@ class Tx:
                 "project": events.project_of(subject),
                 "kind": kind,
                 "subject": subject,
+                "actor": self.actor.name,
                 "payload": dict(payload or {}),
             }
         )

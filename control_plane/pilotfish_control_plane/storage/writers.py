@@ -174,7 +174,7 @@ class SqliteWriter(Writers):
             self._repeat_alone(outcomes)
             return
         except BaseException as error:  # BEGIN or COMMIT failed: nothing of the batch is durable
-            # BEGIN fails before the first job was taken from the iterator.
+            # BEGIN fails before the first job was taken: those that wait would only wait for the same failure.
             for job in jobs if not outcomes else ():
                 if job.future.set_running_or_notify_cancel():
                     outcomes.append(_Outcome(job))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from pilotfish_control_plane.trainer.outcome import Severity
 
@@ -140,7 +140,7 @@ class PredictionLogSource:
     max_rows: int = 5_000_000
 
 
-type Source = DatabaseSource | FileSource | ApiSource | PredictionLogSource
+Source: TypeAlias = DatabaseSource | FileSource | ApiSource | PredictionLogSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ It never ships anything. A machine crash may lose the file: the promise covers p
 
     0     magic "PFTAPCN1" | layout u32 | pid u32 | process start u64 (ticks since boot) | incarnation 16
           | started_us u64 | closed u64 (0 open, 1 by the tap, 2 by the agent)
-    256   u64 × 64: served, captured, dropped[reason 0..]
+    256   u64 x 64: served, captured, dropped[reason 0..]
     1024  deployment, replica, version (each u16 length + UTF-8)
 """
 

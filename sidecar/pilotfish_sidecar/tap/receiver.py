@@ -83,6 +83,10 @@ class TapSession:
     storing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
 
+class _StoreError(Exception):
+    """`on_batch` failed: its own OSError (disk full) is not the connection's."""
+
+
 class TapReceiver:
     """An asyncio server for taps on a Unix socket that only its owner may open.
 
@@ -156,9 +160,9 @@ class TapReceiver:
         except WireError as error:
             self.stats.refused += 1
             log.warning("closed a connection to %s: %s", self.path, error)
-        except (OSError, asyncio.IncompleteReadError) as error:
+        except OSError as error:
             log.info("a tap's connection ended: %s", error)
-        except Exception:
+        except _StoreError:
             self.stats.failed += 1
             log.exception("storing a batch failed; the tap keeps it and sends it again")
         finally:
@@ -216,7 +220,10 @@ class TapReceiver:
                 fresh.extend(batch.records[skip:])
                 watermark += len(batch.records) - skip
             if fresh:
-                await self._on_batch(fresh)
+                try:
+                    await self._on_batch(fresh)
+                except Exception as error:
+                    raise _StoreError from error
                 self.stats.batches += len(batches)
                 self.stats.records += len(fresh)
             session.watermark = watermark

@@ -226,7 +226,7 @@ def _open_counters(settings: TapSettings, started_us: int) -> Counters:
             return Counters.create(settings.counters_path, settings.identity, started_us=started_us)
         except OSError as error:
             log.error(
-                "cannot create the counters file %s: %s; counting in memory only, a killed process will lose its counts",
+                "cannot create the counters file %s: %s; counting in memory only: a killed process loses its counts",
                 settings.counters_path,
                 error,
             )

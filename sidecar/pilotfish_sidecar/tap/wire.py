@@ -7,11 +7,11 @@ frame, every frame against `MAX_FRAME_BYTES`, and any surprise is a `WireError`,
             the checksum covers version, type, reserved and payload
     HELLO   incarnation 16 | first unacknowledged seq u64 | pid u32 | started_us u64
             | deployment, replica, version, counters path (each u16 length + UTF-8)
-    BATCH   incarnation 16 | first_seq u64 | records u32 | identities u8 | identity × n | record × n
+    BATCH   incarnation 16 | first_seq u64 | records u32 | identities u8 | identity x n | record x n
     ACK     incarnation 16 | next_seq u64: everything below it is durable
     record  protocol u8 | role u8 | identity u8 | headers u8 | code i32 | start_us i64 | latency_us u32
             | request u32 | response u32 | method u16 | prediction_id u16
-            | method | prediction_id | (key u16, value u16, key, value) × headers | request | response
+            | method | prediction_id | (key u16, value u16, key, value) x headers | request | response
 """
 
 from __future__ import annotations
@@ -278,7 +278,9 @@ def decode_payload(kind: int, payload: bytes) -> Message:
         if count > MAX_BATCH_RECORDS or seq + count >= 1 << 63:
             raise WireError(f"{count} records from {seq} on, the limit is {MAX_BATCH_RECORDS} a batch")
         identities = [_identity(cursor) for _ in range(known)]
-        message = Batch(incarnation, seq, tuple(_record(cursor, incarnation, seq + i, identities) for i in range(count)))
+        message = Batch(
+            incarnation, seq, tuple(_record(cursor, incarnation, seq + i, identities) for i in range(count))
+        )
     elif kind == HELLO:
         pid, started_us = cursor.unpack(_HELLO_REST)
         message = Hello(incarnation, seq, pid, started_us, _identity(cursor), cursor.prefixed())

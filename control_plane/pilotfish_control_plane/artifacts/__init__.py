@@ -1,0 +1,1 @@
+"""Artifacts: uploads, validation in an isolated process, and the store of files."""

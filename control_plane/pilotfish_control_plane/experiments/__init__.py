@@ -1,0 +1,1 @@
+"""Experiments: what was run, with which parameters, and what came out."""

@@ -1,0 +1,1 @@
+"""The members of the fleet: sidecars and nodes, their streams, leases and configuration."""

@@ -1,0 +1,1 @@
+"""Monitoring: what sidecars report becomes verdicts, evidence, alerts and reports."""

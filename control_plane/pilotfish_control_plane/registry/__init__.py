@@ -1,0 +1,1 @@
+"""The registry: models, their versions, and where each version stands."""

@@ -1,0 +1,188 @@
+"""Lists of models and versions.
+
+Owns what can be filtered and ordered by. Tables and single rows are in `storage.registry`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any  # SQLAlchemy's expressions
+
+from sqlalchemy import Connection, Row, Table, and_, func, or_, select
+
+from pilotfish_control_plane.registry.model import Model, Version, VersionStatus
+from pilotfish_control_plane.storage.filter_sql import Kind, MapField, Scalar
+from pilotfish_control_plane.storage.paging import Listing, Page, PageRequest, fetch_page
+from pilotfish_control_plane.storage.registry import (
+    aliases_of,
+    aliases_of_models,
+    files_of,
+    model_from,
+    model_tags,
+    models,
+    version_from,
+    version_metrics,
+    version_tags,
+    versions,
+)
+
+__all__ = ["MAX_FILES_PER_PAGE", "list_models", "list_versions"]
+
+MAX_FILES_PER_PAGE = 10_000
+"""Files over all versions of a page; a page that would have more ends earlier."""
+
+# Below every metric: versions without it come last in a falling order.
+_LOWEST = -1.7976931348623157e308
+_METRIC = re.compile(r"metrics\.([A-Za-z0-9_./-]{1,128})")
+
+_MODELS = Listing(
+    key=Scalar(models.c.model),
+    fields={
+        "name": Scalar(models.c.model),
+        "author": Scalar(models.c.author),
+        "description": Scalar(models.c.description),
+        "create_time": Scalar(models.c.created, Kind.TIME),
+        "update_time": Scalar(models.c.updated, Kind.TIME),
+        "tags": MapField(models.c.model, model_tags.c.model, model_tags.c.key, model_tags.c.value),
+    },
+    orders={
+        "name": Scalar(models.c.model),
+        "create_time": Scalar(models.c.created, Kind.TIME),
+        "update_time": Scalar(models.c.updated, Kind.TIME),
+    },
+    default_order="name",
+)
+
+
+def list_models(
+    conn: Connection, project: str, request: PageRequest, any_tags: Sequence[tuple[str, str | None]] = ()
+) -> Page[Model]:
+    """Return a page of the project's models.
+
+    Args:
+        conn: a connection in a transaction.
+        project: its id.
+        request: page, filter and order.
+        any_tags: key and value (None: any) of tags, one of which a model must have; empty: all models.
+
+    Raises:
+        InvalidArgument: filter, order or token cannot be used.
+    """
+    query = select(models).where(models.c.project == project)
+    # The map's filter compares ids only; all of them are of this project.
+    if any_tags:
+        tagged = select(model_tags.c.model).where(model_tags.c.project == project, _any_tag(model_tags, any_tags))
+        query = query.where(models.c.model.in_(tagged))
+    listing = Listing(
+        _MODELS.key,
+        {**_MODELS.fields, "tags": _tags_of_project(project)},
+        _MODELS.orders,
+        _MODELS.default_order,
+    )
+    page = fetch_page(conn, query, listing, request, lambda row: row)
+    named = aliases_of_models(conn, project, [row.model for row in page.items])
+    return Page([model_from(row, named.get(row.model, {})) for row in page.items], page.next_page_token)
+
+
+def _tags_of_project(project: str) -> MapField:
+    """Return the field `tags` of the models of one project: two projects may have models with equal ids."""
+    own = select(model_tags).where(model_tags.c.project == project).subquery()
+    return MapField(models.c.model, own.c.model, own.c.key, own.c.value)
+
+
+def list_versions(
+    conn: Connection,
+    project: str,
+    model: str,
+    request: PageRequest,
+    any_tags: Sequence[tuple[str, str | None]] = (),
+    statuses: Sequence[VersionStatus] = (),
+) -> Page[Version]:
+    """Return a page of versions.
+
+    Args:
+        conn: a connection in a transaction.
+        project: its id.
+        model: the model's id; "": of all models.
+        request: page, filter and order.
+        any_tags: key and value (None: any) of tags, one of which a version must have; empty: all.
+        statuses: one of which a version must have; empty: all.
+
+    Raises:
+        InvalidArgument: filter, order or token cannot be used.
+    """
+    query = select(versions).where(versions.c.project == project)
+    if model:
+        query = query.where(versions.c.model == model)
+    if statuses:
+        query = query.where(versions.c.status.in_([s.value for s in statuses]))
+    if any_tags:
+        wanted = [version_tags.c.project == project, _any_tag(version_tags, any_tags)]
+        if model:
+            wanted.append(version_tags.c.model == model)
+        query = query.where(versions.c.id.in_(select(version_tags.c.version).where(*wanted)))
+    listing = _versions_listing(request.order_by)
+    page: Page[Row[Any]] = fetch_page(conn, query, listing, request, lambda row: row)
+    total = 0
+    for count, row in enumerate(page.items):
+        total += row.file_count
+        if count and total > MAX_FILES_PER_PAGE:
+            shorter = PageRequest(count, request.page_token, request.filter, request.order_by, request.scope)
+            page = fetch_page(conn, query, listing, shorter, lambda row: row)
+            break
+    ids = [row.id for row in page.items]
+    named, files = aliases_of(conn, ids), files_of(conn, ids)
+    items = [version_from(row, named.get(row.id, ()), files.get(row.id, ())) for row in page.items]
+    return Page(items, page.next_page_token)
+
+
+def _versions_listing(order_by: str) -> Listing:
+    """Return how versions are listed; an order by a metric is made for the metrics that `order_by` names."""
+    orders = {
+        "number": Scalar(versions.c.number, Kind.NUMBER),
+        "create_time": Scalar(versions.c.created, Kind.TIME),
+        "update_time": Scalar(versions.c.updated, Kind.TIME),
+        "model": Scalar(versions.c.model),
+    }
+    for match in _METRIC.finditer(order_by):
+        value = select(version_metrics.c.value).where(
+            version_metrics.c.version == versions.c.id, version_metrics.c.key == match.group(1)
+        )
+        orders[match.group(0)] = Scalar(func.coalesce(value.scalar_subquery(), _LOWEST), Kind.NUMBER)
+    return Listing(
+        key=Scalar(versions.c.id),
+        fields={
+            "model": Scalar(versions.c.model),
+            "number": Scalar(versions.c.number, Kind.NUMBER),
+            "label": Scalar(versions.c.label),
+            "status": Scalar(versions.c.status, choices={s.value: s.value for s in VersionStatus}),
+            "framework": Scalar(versions.c.framework),
+            "author": Scalar(versions.c.author),
+            "description": Scalar(versions.c.description),
+            "training_data_hash": Scalar(versions.c.training_data_hash),
+            "create_time": Scalar(versions.c.created, Kind.TIME),
+            "update_time": Scalar(versions.c.updated, Kind.TIME),
+            "tags": MapField(
+                versions.c.id, version_tags.c.version, version_tags.c.key, version_tags.c.value
+            ),
+            "metrics": MapField(
+                versions.c.id,
+                version_metrics.c.version,
+                version_metrics.c.key,
+                version_metrics.c.value,
+                Kind.NUMBER,
+            ),
+        },
+        orders=orders,
+        default_order="number desc",
+    )
+
+
+def _any_tag(table: Table, wanted: Sequence[tuple[str, str | None]]) -> Any:
+    """Return the condition "is one of these tags"."""
+    one = [
+        table.c.key == key if value is None else and_(table.c.key == key, table.c.value == value)
+        for key, value in wanted
+    ]
+    return or_(*one)

@@ -1,0 +1,208 @@
+"""From captured calls to rows: find the replica, decode, stack equal calls into columns.
+
+Owns the turning of tap records into batches, and the counting of those that cannot be read. It keeps no state,
+opens no file and never raises for what was on the wire.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from pilotfish_sidecar.config import ALL_ROWS_BP, Binding
+from pilotfish_sidecar.decode import Decoded, Undecodable, decode_oip, decode_oip_json
+from pilotfish_sidecar.outcomes import Call, grpc_code
+from pilotfish_sidecar.rows import INPUT, LIVE, OUTPUT, Cells, RowBatch, RowColumn, hash_rows, pack_column
+from pilotfish_sidecar.tap.records import Protocol, Role, TapRecord
+
+__all__ = ["MAX_BATCH_ROWS", "Captured", "find_binding", "read_calls", "split_batch", "split_sample"]
+
+MAX_BATCH_ROWS: Final = 1000
+_MAX_BATCH_BYTES: Final = 640 << 10
+_MAX_ROW_BYTES: Final = 800 << 10
+_KEPT_HEADER: Final = "pilotfish-metadata"
+
+
+@dataclass(slots=True)
+class Captured:
+    """What came of a batch of calls.
+
+    Attributes:
+        batches: rows, those that share replica and columns together, at most 1000 rows and about 640 KiB each.
+        calls: the live ones, also those that could not be decoded.
+        replicas: what `Call.replica` counts into.
+        undecodable: replica → reason → calls.
+    """
+
+    batches: list[RowBatch] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    replicas: list[str] = field(default_factory=list)
+    undecodable: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def miss(self, replica: str, reason: str) -> None:
+        """Count a call without rows."""
+        self.undecodable.setdefault(replica, Counter())[reason] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    record: TapRecord
+    decoded: Decoded
+
+
+def find_binding(record: TapRecord, bindings: Mapping[str, Binding]) -> Binding | None:
+    """Return the binding of the replica that served a call; None where the tap's identity does not tell."""
+    who = record.identity
+    if who.replica in bindings:
+        return bindings[who.replica]
+    if len(bindings) == 1:
+        return next(iter(bindings.values()))
+    for binding in bindings.values():
+        if who.deployment and who.deployment == binding.who.deployment:
+            return binding
+    return None
+
+
+def read_calls(records: Sequence[TapRecord], bindings: Mapping[str, Binding]) -> Captured:
+    """Return the rows of captured calls.
+
+    Args:
+        records: in the order of their arrival.
+        bindings: by replica; not empty.
+    """
+    captured = Captured()
+    groups: dict[tuple[object, ...], list[_Read]] = {}
+    owners: dict[tuple[object, ...], Binding] = {}
+    places: dict[str, int] = {}
+    for record in records:
+        binding = find_binding(record, bindings)
+        decoded = _decode(record, binding)
+        if binding is None and isinstance(decoded, Decoded):
+            binding = _by_model(decoded, bindings)
+        replica = binding.who.replica if binding is not None else ""
+        if record.role is Role.LIVE and binding is not None:
+            place = places.setdefault(replica, len(places))
+            code = grpc_code(record.code, http=record.protocol is Protocol.REST)
+            captured.calls.append(Call(place, code, record.latency_us, record.start_us))
+        if isinstance(decoded, Undecodable):
+            captured.miss(replica, decoded.reason.value)
+        elif binding is None:
+            captured.miss("", "unknown_replica")
+        else:
+            key = _form(replica, decoded)
+            owners[key] = binding
+            groups.setdefault(key, []).append(_Read(record, decoded))
+    captured.replicas = list(places)
+    for key, reads in groups.items():
+        for batch in split_batch(_stack(reads, owners[key])):
+            if len(batch) == 1 and batch.row_bytes > _MAX_ROW_BYTES:
+                captured.miss(batch.who.replica, "row_too_large")
+            else:
+                captured.batches.append(batch)
+    return captured
+
+
+def _decode(record: TapRecord, binding: Binding | None) -> Decoded | Undecodable:
+    args = (record.request, record.response)
+    if record.protocol is Protocol.GRPC:
+        return decode_oip(*args, binding.signature) if binding is not None else decode_oip(*args)
+    sizes = [value for key, value in record.headers if key == "inference-header-content-length"]
+    json_bytes = int(sizes[0]) if sizes and sizes[0].isdecimal() and len(sizes[0]) < 12 else None
+    if binding is not None:
+        return decode_oip_json(*args, binding.signature, path=record.method, json_bytes=json_bytes)
+    return decode_oip_json(*args, path=record.method, json_bytes=json_bytes)
+
+
+def _by_model(decoded: Decoded, bindings: Mapping[str, Binding]) -> Binding | None:
+    found = [b for b in bindings.values() if decoded.model_name and decoded.model_name in (b.who.endpoint, b.who.model)]
+    exact = [b for b in found if decoded.model_version == str(b.who.version)]
+    return next(iter(exact or found), None)
+
+
+def _form(replica: str, decoded: Decoded) -> tuple[object, ...]:
+    """Return what two calls share whose blocks can be stacked."""
+    return (
+        replica,
+        tuple((block.names, block.values.dtype.str) for block in decoded.input_blocks),
+        tuple((block.names, block.values.dtype.str) for block in decoded.output_blocks),
+    )
+
+
+def _stack(reads: Sequence[_Read], binding: Binding) -> RowBatch:
+    rows = [read.decoded.rows for read in reads]
+    records = [read.record for read in reads]
+    columns: list[RowColumn] = []
+    for side, group in ((0, INPUT), (1, OUTPUT)):
+        blocks = [read.decoded.output_blocks if side else read.decoded.input_blocks for read in reads]
+        for i, first in enumerate(blocks[0]):
+            table: Cells = np.concatenate([each[i].values for each in blocks])
+            columns += (_column(name, group, table[:, j], columns) for j, name in enumerate(first.names))
+    total = sum(rows)
+    roles = [int(record.role) + LIVE for record in records]
+    codes = [grpc_code(record.code, http=record.protocol is Protocol.REST) for record in records]
+    return RowBatch(
+        who=binding.who,
+        ids=[ident for read in reads for ident in read.decoded.row_ids(read.record.prediction_id)],
+        times_us=np.repeat(np.array([record.start_us for record in records], dtype=np.int64), rows),
+        latencies_us=np.repeat(np.array([record.latency_us for record in records], dtype=np.int64), rows),
+        roles=np.repeat(np.array(roles, dtype=np.uint8), rows),
+        codes=np.repeat(np.array(codes, dtype=np.uint32), rows),
+        hashes=hash_rows(columns, total),
+        columns=tuple(columns),
+        metadata=_metadata(reads),
+    )
+
+
+def _column(name: str, group: int, values: Cells, before: Sequence[RowColumn]) -> RowColumn:
+    # Two tensors may bring the same name; a table has each once.
+    taken = {column.name for column in before if column.group == group}
+    while name in taken:
+        name += "_"
+    return pack_column(name, group, np.ascontiguousarray(values))
+
+
+def _metadata(reads: Sequence[_Read]) -> Sequence[str]:
+    texts = []
+    for read in reads:
+        given = [value for key, value in read.record.headers if key == _KEPT_HEADER]
+        texts += [_json_object(given[0]) if given else ""] * read.decoded.rows
+    return texts if any(texts) else ()
+
+
+def _json_object(text: str) -> str:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    return text if isinstance(document, dict) else json.dumps({"text": text})
+
+
+def split_batch(batch: RowBatch) -> Iterable[RowBatch]:
+    """Yield the batch in pieces that fit one message: at most 1000 rows, about 640 KiB."""
+    size = max(1, min(MAX_BATCH_ROWS, _MAX_BATCH_BYTES // max(batch.row_bytes, 1)))
+    if len(batch) <= size:
+        yield batch
+        return
+    for start in range(0, len(batch), size):
+        yield batch.pick(slice(start, start + size))
+
+
+def split_sample(batch: RowBatch, sample_bp: int) -> tuple[RowBatch | None, RowBatch | None]:
+    """Return the rows that are kept as predictions, and those that only the windows count.
+
+    Which is which follows from the prediction id, so that a shadow keeps the rows that the live deployment keeps.
+    """
+    if sample_bp >= ALL_ROWS_BP:
+        return batch, None
+    by_id = np.array([zlib.crc32(i.encode()) if i else 0 for i in batch.ids], dtype=np.uint64)
+    draw = np.where(by_id > 0, by_id, batch.hashes) % np.uint64(ALL_ROWS_BP)
+    kept = draw < np.uint64(sample_bp)
+    if kept.all() or not kept.any():
+        return (batch, None) if kept.any() else (None, batch)
+    return batch.pick(kept), batch.pick(~kept)
