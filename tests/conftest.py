@@ -46,9 +46,10 @@ class DatabaseFactory:
         """Return the URL of a database without any table."""
         if engine == "sqlite":
             return f"sqlite:///{directory / f'{uuid.uuid4().hex}.db'}"
+        server = self.server
         name = f"t{uuid.uuid4().hex}"
         self._execute(f"CREATE DATABASE {name}")
-        return str(self.server.get_uri(database=name))
+        return str(server.get_uri(database=name))
 
     @property
     def server(self) -> Any:  # Any: as above

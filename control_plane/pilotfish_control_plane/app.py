@@ -141,8 +141,13 @@ class ControlPlane:
                 f"{home} is in use by another control plane: stop it, or set another home", reason="HOME_IN_USE"
             ) from None
 
+    def _instance(self) -> str:
+        """Return the id of this home, the same for ever."""
+        return secret_file(self.paths.home / "instance")[:16]
+
     async def _open_core(self) -> Core:
         settings, wakes, metrics = self.settings, Wakes(), CollectorRegistry()
+        instance = self._instance()
         token, node_token = secret_file(self.paths.token), token_for_node(self.paths.node_token)
         db = await asyncio.to_thread(
             Database.open,
@@ -153,7 +158,7 @@ class ControlPlane:
             writers=settings.database_writers,
         )
         self._ending.push_async_callback(asyncio.to_thread, db.close)
-        await db.write(lambda tx: bootstrap(tx, token, node_token))
+        await db.write(lambda tx: bootstrap(tx, instance, token, node_token))
         queued = Gauge("pilotfish_store_queued_writes", "Writes that wait for the writer", registry=metrics)
         queued.set_function(lambda: db.queued_writes)
         return Core(db, settings, self._clock, Mutations(db), wakes, self.paths, metrics)
@@ -181,7 +186,7 @@ class ControlPlane:
 
     def _start_loops(self, streams: OpenStreams) -> None:
         core, settings = self.core, self.settings
-        instance = secret_file(self.paths.run / "instance")[:16]
+        instance = self._instance()
         leadership = Leadership(core.db, f"{instance}/{secrets.token_hex(4)}", ttl_s=settings.lease_s)
         metrics = LoopMetrics(core.metrics)
         sealer = AuditSealer(secret_file(self.paths.audit_key).encode())

@@ -46,7 +46,16 @@ class Settings:
         tls_client_ca: PEM file; when set, clients must present a certificate signed by it (mutual TLS).
         authentication: False lets everyone be administrator; allowed on loopback only.
         artifact_store: where artifacts go; "": `HOME/artifacts`.
+        max_artifact_bytes: largest artifact, all its files together, > 0.
+        upload_expiry_s: seconds that an upload is kept after it last grew, > 0.
+        validation_timeout_s: seconds that the validation of one artifact may take, > 0.
+        validation_memory_mib: address space of one validation; the ONNX runtime alone maps about 300 MiB.
         prediction_store: `local` or `shared`.
+        data_roots: directories that training data may be read from, separated like a PATH, beside `HOME/data`.
+        private_networks: networks (CIDR, separated by commas) that API sources may reach though they are not public.
+        training_jobs: jobs that may run at once on this machine, >= 1.
+        gateway_port: port of the gateway that all endpoints share; 0: any free one.
+        endpoint_ports: ports that endpoints get for themselves, as FIRST-LAST; "" or "0": none.
         drain_s: seconds that running calls get at the end, >= 0.
         default_deadline_s: seconds that a unary call gets when its caller sets no deadline, > 0.
         lease_s: seconds after which another control plane takes over from a dead leader, >= 1.
@@ -68,7 +77,16 @@ class Settings:
     tls_client_ca: str = ""
     authentication: bool = True
     artifact_store: str = ""
+    max_artifact_bytes: int = 50 * 1024**3
+    upload_expiry_s: float = 86_400.0
+    validation_timeout_s: float = 120.0
+    validation_memory_mib: int = 4096
     prediction_store: str = "local"
+    data_roots: str = ""
+    private_networks: str = ""
+    training_jobs: int = 1
+    gateway_port: int = 7435
+    endpoint_ports: str = "7500-7999"
     drain_s: float = 10.0
     default_deadline_s: float = 30.0
     lease_s: float = 10.0
@@ -137,6 +155,12 @@ class Settings:
             ("database_readers", self.database_readers >= 1, "must be at least 1"),
             ("database_writers", self.database_writers >= 1, "must be at least 1"),
             ("prediction_store", self.prediction_store in ("local", "shared"), "must be local or shared"),
+            ("gateway_port", 0 <= self.gateway_port <= 65535, "must be in 0..65535"),
+            ("endpoint_ports", _is_port_range(self.endpoint_ports), 'must be FIRST-LAST in 1..65535, or "0"'),
+            ("max_artifact_bytes", self.max_artifact_bytes > 0, "must be positive"),
+            ("upload_expiry_s", self.upload_expiry_s > 0, "must be positive"),
+            ("validation_timeout_s", self.validation_timeout_s > 0, "must be positive"),
+            ("validation_memory_mib", self.validation_memory_mib >= 512, "must be at least 512"),
             ("drain_s", self.drain_s >= 0, "must not be negative"),
             ("default_deadline_s", self.default_deadline_s > 0, "must be positive"),
             ("lease_s", self.lease_s >= 1, "must be at least 1"),
@@ -145,6 +169,13 @@ class Settings:
             ("log_format", self.log_format in ("text", "json"), "must be text or json"),
         ]
         return [Violation(name, f"{text}, not {getattr(self, name)!r}") for name, good, text in checks if not good]
+
+
+def _is_port_range(text: str) -> bool:
+    if text in ("", "0"):
+        return True
+    first, dash, last = text.partition("-")
+    return bool(dash) and first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= 65535
 
 
 _TYPES = get_type_hints(Settings)

@@ -26,6 +26,7 @@ __all__ = ["MAX_BATCH_ROWS", "Captured", "find_binding", "read_calls", "split_ba
 MAX_BATCH_ROWS: Final = 1000
 _MAX_BATCH_BYTES: Final = 640 << 10
 _MAX_ROW_BYTES: Final = 800 << 10
+_LATEST_US: Final = 253_402_300_000_000_000  # the year 9999
 _KEPT_HEADER: Final = "pilotfish-metadata"
 
 
@@ -48,6 +49,17 @@ class Captured:
     def miss(self, replica: str, reason: str) -> None:
         """Count a call without rows."""
         self.undecodable.setdefault(replica, Counter())[reason] += 1
+
+    def merge(self, other: Captured) -> None:
+        """Take what came of another batch."""
+        self.batches += other.batches
+        for call in other.calls:
+            replica = other.replicas[call.replica]
+            if replica not in self.replicas:
+                self.replicas.append(replica)
+            self.calls.append(call._replace(replica=self.replicas.index(replica)))
+        for replica, reasons in other.undecodable.items():
+            self.undecodable.setdefault(replica, Counter()).update(reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,7 @@ def read_calls(records: Sequence[TapRecord], bindings: Mapping[str, Binding]) ->
         if record.role is Role.LIVE and binding is not None:
             place = places.setdefault(replica, len(places))
             code = grpc_code(record.code, http=record.protocol is Protocol.REST)
-            captured.calls.append(Call(place, code, record.latency_us, record.start_us))
+            captured.calls.append(Call(place, code, record.latency_us, _time_us(record)))
         if isinstance(decoded, Undecodable):
             captured.miss(replica, decoded.reason.value)
         elif binding is None:
@@ -148,8 +160,8 @@ def _stack(reads: Sequence[_Read], binding: Binding) -> RowBatch:
     codes = [grpc_code(record.code, http=record.protocol is Protocol.REST) for record in records]
     return RowBatch(
         who=binding.who,
-        ids=[ident for read in reads for ident in read.decoded.row_ids(read.record.prediction_id)],
-        times_us=np.repeat(np.array([record.start_us for record in records], dtype=np.int64), rows),
+        ids=[_clean(ident) for read in reads for ident in read.decoded.row_ids(read.record.prediction_id)],
+        times_us=np.repeat(np.array([_time_us(record) for record in records], dtype=np.int64), rows),
         latencies_us=np.repeat(np.array([record.latency_us for record in records], dtype=np.int64), rows),
         roles=np.repeat(np.array(roles, dtype=np.uint8), rows),
         codes=np.repeat(np.array(codes, dtype=np.uint32), rows),
@@ -159,12 +171,24 @@ def _stack(reads: Sequence[_Read], binding: Binding) -> RowBatch:
     )
 
 
+def _time_us(record: TapRecord) -> int:
+    # What a broken clock says must still be a time that can be written.
+    return min(max(record.start_us, 0), _LATEST_US)
+
+
+def _clean(text: str) -> str:
+    """Return the text without half characters: JSON may bring them, protobuf refuses them."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def _column(name: str, group: int, values: Cells, before: Sequence[RowColumn]) -> RowColumn:
     # Two tensors may bring the same name; a table has each once.
     taken = {column.name for column in before if column.group == group}
     while name in taken:
         name += "_"
-    return pack_column(name, group, np.ascontiguousarray(values))
+    if values.dtype.kind == "O":
+        values = np.array([None if cell is None else _clean(str(cell)) for cell in values], dtype=object)
+    return pack_column(_clean(name), group, np.ascontiguousarray(values))
 
 
 def _metadata(reads: Sequence[_Read]) -> Sequence[str]:

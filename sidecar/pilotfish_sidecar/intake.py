@@ -258,15 +258,20 @@ class Intake:
 
     # What goes out
 
-    def tick(self) -> None:
-        """Close windows whose time is over and spans of calls; to be called about once a second."""
+    def tick(self, *, spans: bool = True) -> None:
+        """Close windows whose time is over and, about once a second, spans of calls.
+
+        Args:
+            spans: whether spans are closed too.
+        """
         now_us = self._now_us()
         for windows in self.windows.values():
             for judged in windows.tick(now_us):
                 draft = self._draft(windows.binding.who, judged)
                 self._unreported.append(Draft(Kind.WINDOWS, 1, draft.payload, {**draft.meta, "tick": now_us}))
         self._report_windows()
-        self.close_spans()
+        if spans:
+            self.close_spans()
 
     def close_spans(self) -> None:
         """Append the outcome of every replica that answered calls since the last time."""

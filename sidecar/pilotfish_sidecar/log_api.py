@@ -54,7 +54,8 @@ def _answering(method: _Method[_Servicer, _Answer]) -> _Method[_Servicer, _Answe
             failed = error
         except OSError as error:
             log.exception("the disk failed")
-            failed = Unavailable(f"the sidecar's disk failed: {error.strerror}", reason="DISK_FAILED", retry_after_s=5.0)
+            text = f"the sidecar's disk failed: {error.strerror}"
+            failed = Unavailable(text, reason="DISK_FAILED", retry_after_s=5.0)
         number = STATUS_OF[type(failed)][1]
         code = next(status for status in grpc.StatusCode if status.value[0] == number)
         context.set_trailing_metadata(((DETAILS_KEY, to_status_details(failed)),))
@@ -200,7 +201,7 @@ class SidecarServicer(pb_grpc.SidecarServiceServicer):
         if not 1 <= rows <= _MAX_ROWS:
             found.append(Violation("batch.prediction_ids", f"has {rows} rows, give 1 to {_MAX_ROWS}", "OUT_OF_RANGE"))
         if not all(batch.prediction_ids):
-            found.append(Violation("batch.prediction_ids", "an id is empty: no prediction can be found by it", "MISSING"))
+            found.append(Violation("batch.prediction_ids", "an id is empty: it finds no prediction", "MISSING"))
         if bool(batch.values) == bool(batch.labels):
             found.append(Violation("batch.values", "give either values or labels", "MISSING"))
         for name in ("values", "labels", "times_us"):
@@ -237,7 +238,7 @@ class LogServer:
             )
         limits = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)]
         self._server = grpc.aio.server(options=limits)
-        pb_grpc.add_SidecarServiceServicer_to_server(self._servicer, self._server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_SidecarServiceServicer_to_server(self._servicer, self._server)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         # Made with mode 0600 from its first moment: the mode is what guards it.

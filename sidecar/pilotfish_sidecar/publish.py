@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc.aio
 
-from pilotfish.errors import PilotfishError
 from pilotfish.v1 import fleet_service_pb2 as fleet
 from pilotfish.v1 import monitoring_pb2 as monitoring
 from pilotfish.wire_errors import from_rpc_error
@@ -37,6 +35,7 @@ _MAX_UNDER_WAY: Final = 64
 _MAX_BYTES_UNDER_WAY: Final = 8 << 20
 _LINGER_S: Final = 0.04
 _ANSWER_S: Final = 30.0
+_ENVELOPE_BYTES: Final = 512
 _KIND_OF: Final = {kind.stream: kind for kind in _ORDER}
 
 
@@ -62,10 +61,9 @@ class Publisher:
         self._spool = spool
         self._rng = rng
         self._wake = asyncio.Event()
-        self._under_way: deque[_UnderWay] = deque()
+        self._under_way: list[_UnderWay] = []
         self._cursors: dict[Kind, Cursor] = {}
         self._max_bytes = 1 << 20
-        self._heard_s = 0.0
         spool.commit.listeners.append(self._wake.set)
 
     async def run(self, metadata: Sequence[tuple[str, str]], max_bytes: int) -> None:
@@ -78,89 +76,174 @@ class Publisher:
         self._max_bytes = max(4096, max_bytes or 1 << 20)
         backoff = Backoff(self._rng)
         while True:
+            wait_s = 0.0
             try:
                 await self._stream(metadata, backoff)
                 log.info("the control plane ended the data stream")
-                delay = backoff.next_s()
             except grpc.aio.AioRpcError as error:
                 failed = from_rpc_error(error)
-                delay = max(backoff.next_s(), failed.retry_after_s or 0.0)
-                log.log(_level(failed), "data stream: %s; again in %.1f s", failed.message, delay)
+                wait_s = failed.retry_after_s or 0.0
+                log.warning("data stream: %s", failed.message)
             except TimeoutError:
-                delay = backoff.next_s()
-                log.warning("data stream: no answer for %.0f s; again in %.1f s", _ANSWER_S, delay)
-            await asyncio.sleep(delay)
+                log.warning("data stream: no answer for %.0f s", _ANSWER_S)
+            except Exception:
+                log.exception("data stream: it is opened again")
+            await asyncio.sleep(max(backoff.next_s(), wait_s))
 
     async def _stream(self, metadata: Sequence[tuple[str, str]], backoff: Backoff) -> None:
         self._under_way.clear()
         self._cursors = {kind: Cursor(self._spool, kind) for kind in _ORDER}
-        self._wake.set()
         call = self._stub.Publish(metadata=metadata)
-        tasks = [asyncio.ensure_future(self._send(call)), asyncio.ensure_future(self._receive(call, backoff))]
+        sender = asyncio.ensure_future(self._send(call))
+        receiver = asyncio.ensure_future(self._receive(call, backoff))
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([sender, receiver], return_when=asyncio.FIRST_COMPLETED)
             # The reader knows the status that the writer only sees as a closed stream.
-            if tasks[1] not in done:
-                await asyncio.wait(tasks[1:], timeout=1.0)
-            await (tasks[1] if tasks[1].done() else next(iter(done)))
+            await asyncio.wait([receiver], timeout=1.0)
+            await (receiver if receiver.done() else sender)
         finally:
-            for task in tasks:
-                task.cancel()
+            sender.cancel()
+            receiver.cancel()
+            # A call that is dropped without this is never collected, and its handler runs on.
             call.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(sender, receiver, return_exceptions=True)
 
     async def _receive(self, call: Any, backoff: Backoff) -> None:
         loop = asyncio.get_running_loop()
-        self._heard_s = loop.time()
+        heard_s = loop.time()
         while True:
             reading = asyncio.ensure_future(call.read())
             try:
                 while not reading.done():
-                    await asyncio.wait([reading], timeout=_ANSWER_S / 3)
+                    await asyncio.wait([reading], timeout=_ANSWER_S / 6)
                     if not self._under_way:
-                        self._heard_s = loop.time()
-                    if not reading.done() and loop.time() - self._heard_s > _ANSWER_S:
+                        heard_s = loop.time()
+                    elif not reading.done() and loop.time() - heard_s > _ANSWER_S:
                         raise TimeoutError
-                answer = await reading
+                answer = reading.result()
             finally:
                 reading.cancel()
             if answer is grpc.aio.EOF:
-                await self._end(call)
                 return
-            self._heard_s = loop.time()
+            heard_s = loop.time()
             self._take(answer)
             backoff.reset()
-
-    async def _end(self, call: Any) -> None:
-        if await call.code() != grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(
-                await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
-            )
 
     def _take(self, answer: fleet.PublishResponse) -> None:
         kind = _KIND_OF.get(answer.stream)
         if kind is None:
-            log.warning("data stream: an answer for unknown stream %r", answer.stream)
+            log.warning("data stream: an answer for the unknown stream %r", answer.stream)
             return
         key = StreamKey(answer.incarnation, kind)
         self._spool.acknowledge(key, answer.watermark)
-        self._under_way = deque(each for each in self._under_way if each.key != key or each.end > answer.watermark)
+        self._under_way = [each for each in self._under_way if each.key != key or each.end > answer.watermark]
         self._wake.set()
 
     async def _send(self, call: Any) -> None:
+        loop = asyncio.get_running_loop()
+        next_rows_s = 0.0
         while True:
             self._wake.clear()
-            found = self._next_batch()
-            if found is None or self._is_full():
-                if found is None or self._waits_for_room():
-                    await self._wake.wait()
+            kind = next((kind for kind in _ORDER if self._cursors[kind].peek() is not None), None)
+            if kind is None or self._is_full():
+                await self._wake.wait()
                 continue
-            if found[0].kind is Kind.PREDICTIONS and self._rows(found) < MAX_BATCH_ROWS:
+            if kind is Kind.PREDICTIONS and loop.time() < next_rows_s:
                 # A few more rows in one message cost nothing; one message per batch of the tap would.
-                await asyncio.sleep(_LINGER_S)
-                found = self._next_batch() or found
-            for message in self._messages(found):
-                size = message.ByteSize()
-                key = StreamKey(message.incarnation, found[0].kind)
-                self._under_way.append(_UnderWay(key, message.end_offset, size))
+                await asyncio.sleep(next_rows_s - loop.time())
+                continue
+            rows = 0
+            for message in self._messages(kind):
+                rows += message.end_offset - message.first_offset
+                key = StreamKey(message.incarnation, kind)
+                self._under_way.append(_UnderWay(key, message.end_offset, message.ByteSize()))
                 await call.write(message)
+            if kind is Kind.PREDICTIONS and rows < MAX_BATCH_ROWS // 2:
+                next_rows_s = loop.time() + _LINGER_S
+
+    def _is_full(self) -> bool:
+        under_way = self._under_way
+        return len(under_way) >= _MAX_UNDER_WAY or sum(each.size for each in under_way) >= _MAX_BYTES_UNDER_WAY
+
+    def idle(self) -> bool:
+        """Return whether everything that is durable here was acknowledged."""
+        return not self._under_way and all(Cursor(self._spool, kind).peek() is None for kind in _ORDER)
+
+    # Messages
+
+    def _messages(self, kind: Kind) -> Iterator[fleet.PublishRequest]:
+        """Yield what the next records of a stream become: usually one message."""
+        record = self._cursors[kind].take()
+        assert record is not None  # the caller peeked
+        if kind is Kind.PREDICTIONS:
+            yield from self._prediction_messages(record)
+        elif kind is Kind.TRUTHS:
+            yield from self._truth_messages(record)
+        elif kind is Kind.WINDOWS:
+            message = self._envelope(record.incarnation, kind, record.first, record.end)
+            message.window.MergeFromString(record.payload)
+            yield message
+        else:
+            message = self._envelope(record.incarnation, kind, record.first, record.end)
+            message.outcomes.MergeFromString(record.payload)
+            yield message
+
+    def _prediction_messages(self, record: Record) -> Iterator[fleet.PublishRequest]:
+        batches, end = [read_batch(record.payload)], record.end
+        rows, size = len(batches[0]), len(record.payload)
+        cursor = self._cursors[Kind.PREDICTIONS]
+        while (following := cursor.peek()) is not None:
+            rows += following.end - following.first
+            size += len(following.payload)
+            fits = rows <= MAX_BATCH_ROWS and size <= self._max_bytes * 3 // 4
+            if not fits or following.first != end or following.incarnation != record.incarnation:
+                break
+            batch = read_batch(following.payload)
+            if batch.key != batches[0].key:
+                break
+            cursor.take()
+            batches.append(batch)
+            end = following.end
+        joined, first = join_batches(batches), record.first
+        known = self._spool.watermark(StreamKey(record.incarnation, Kind.PREDICTIONS))
+        if first < known < end:
+            joined, first = joined.pick(slice(known - first, None)), known
+        for offset, message in self._fitting(joined, first):
+            request = self._envelope(record.incarnation, Kind.PREDICTIONS, offset, offset + len(message.prediction_ids))
+            request.predictions.CopyFrom(message)
+            yield request
+
+    def _fitting(self, batch: RowBatch, first: int) -> Iterator[tuple[int, monitoring.PredictionBatch]]:
+        message = to_message(batch)
+        if message.ByteSize() <= self._max_bytes - _ENVELOPE_BYTES or len(batch) == 1:
+            yield first, message
+            return
+        half = len(batch) // 2
+        yield from self._fitting(batch.pick(slice(0, half)), first)
+        yield from self._fitting(batch.pick(slice(half, None)), first + half)
+
+    def _truth_messages(self, record: Record) -> Iterator[fleet.PublishRequest]:
+        truths = monitoring.GroundTruthBatch.FromString(record.payload)
+        known = self._spool.watermark(StreamKey(record.incarnation, Kind.TRUTHS))
+        start = max(0, known - record.first)
+        size = max(1, (record.end - record.first) * (self._max_bytes // 2) // max(len(record.payload), 1))
+        for at in range(start, record.end - record.first, size):
+            part = slice(at, at + size)
+            first = record.first + at
+            ids = truths.prediction_ids[part]
+            request = self._envelope(record.incarnation, Kind.TRUTHS, first, first + len(ids))
+            request.truths.deployment = truths.deployment
+            request.truths.prediction_ids.extend(ids)
+            request.truths.values.extend(truths.values[part])
+            request.truths.labels.extend(truths.labels[part])
+            request.truths.times_us.extend(truths.times_us[part])
+            yield request
+
+    def _envelope(self, incarnation: int, kind: Kind, first: int, end: int) -> fleet.PublishRequest:
+        return fleet.PublishRequest(
+            instance=self._spool.instance,
+            incarnation=incarnation,
+            stream=kind.stream,
+            first_offset=first,
+            end_offset=end,
+        )

@@ -407,17 +407,28 @@ class Spool:
             log.warning("spool: the control plane has %s up to %d, here it ends at %d", key, offset, head)
             self._heads[key.kind] = offset
         known = min(offset, self.heads()[key])
+        held = self._held_from(key)
+        if rewind and known < held:
+            log.warning("spool: the control plane lost %s %d..%d, which is not here any more", key, known, held)
+            known = held
         if rewind or known > self.watermark(key):
             self.watermarks[key] = known
             self._delete_done()
 
+    def _held_from(self, key: StreamKey) -> int:
+        """Return the first offset of a stream that is still on this disk; its head when there is none."""
+        for segment in self._segments:
+            if segment.incarnation == key.incarnation and key.kind in segment.ends:
+                return segment.firsts.get(key.kind, 0)
+        return self.heads().get(key, 0)
+
     def unacknowledged(self) -> tuple[int, int]:
         """Return (rows, bytes) that the control plane does not have yet; bytes to the segment."""
-        rows = sum(
-            max(0, head - self.watermark(key))
-            for key, head in self.heads().items()
-            if key.kind in (Kind.PREDICTIONS, Kind.TRUTHS)
-        )
+        rows = 0
+        for segment in self._segments:
+            for kind in (Kind.PREDICTIONS, Kind.TRUTHS):
+                known = self.watermark(StreamKey(segment.incarnation, kind))
+                rows += max(0, segment.ends.get(kind, 0) - max(known, segment.firsts.get(kind, 0)))
         return rows, sum(segment.size for segment in self._segments if not self._done(segment))
 
     def mark(self) -> Draft:

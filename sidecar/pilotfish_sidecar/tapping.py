@@ -16,7 +16,7 @@ from typing import Final
 
 from pilotfish.v1 import monitoring_pb2 as monitoring
 from pilotfish_sidecar.accounts import Totals
-from pilotfish_sidecar.capture import find_binding, read_calls
+from pilotfish_sidecar.capture import Captured, find_binding, read_calls
 from pilotfish_sidecar.cursors import Cursor
 from pilotfish_sidecar.frames import Kind
 from pilotfish_sidecar.intake import Intake
@@ -39,7 +39,6 @@ class TapIntake:
     def __init__(self, intake: Intake) -> None:
         """Keep the state."""
         self._intake = intake
-        self._raw: Cursor | None = None
 
     def watermarks(self) -> dict[bytes, int]:
         """Return the next sequence number of every tap that this sidecar knows."""
@@ -58,22 +57,43 @@ class TapIntake:
         for part in _parts(fresh):
             mark = {"tap": (tap, part[-1].seq + 1)}
             if self._intake.bindings:
-                self._intake.store_captured(read_calls(part, self._intake.bindings), mark)
+                self._intake.store_captured(self._read(part), mark)
             else:
                 self._intake.store_raw(_encode_raw(part), len(part), mark)
         await self._intake.spool.sync()
+
+    def _read(self, records: list[TapRecord]) -> Captured:
+        """Return the rows of calls; one that breaks the reading is counted and left out.
+
+        Raising here would make the tap send the same calls again, for ever.
+        """
+        try:
+            return read_calls(records, self._intake.bindings)
+        except Exception:
+            if len(records) == 1:
+                log.exception("a call cannot be read")
+                captured = Captured()
+                captured.miss(self._intake.fallback.who.replica, "internal_error")
+                return captured
+            captured = Captured()
+            for record in records:
+                captured.merge(self._read([record]))
+            return captured
+
+    def waiting(self) -> bool:
+        """Return whether calls wait for a configuration that has come."""
+        spool = self._intake.spool
+        return bool(self._intake.bindings) and any(each.raw_end > spool.raw_done for each in spool.segments())
 
     async def convert_waiting(self) -> int:
         """Decode calls that came before the first configuration, and return how many."""
         done = 0
         spool = self._intake.spool
-        if not self._intake.bindings:
-            return done
         await spool.sync()
         cursor = Cursor(spool, Kind.RAW)
         while (record := cursor.take()) is not None:
             calls = _decode_raw(record.payload)
-            captured = read_calls(calls, self._intake.bindings)
+            captured = self._read(calls)
             self._intake.store_captured(captured, {"raw_done": record.lsn + 1})
             done += len(calls)
             await spool.sync()

@@ -88,8 +88,9 @@ class ReplicaWindows:
                 inputs = {name: column[taken:] for name, column in inputs.items()}
                 outputs = {name: column[taken:] for name, column in outputs.items()}
             return self._count(inputs, outputs, at_us)
-        except InvalidArgument as error:
-            log.error("replica %s: rows are not counted: %s", self.binding.who.replica, error)
+        except Exception:
+            # The rows are stored already: what they do to the counting must not stop the next ones.
+            log.exception("replica %s: %d rows are not counted", self.binding.who.replica, rows)
             return []
 
     def _learn(self, batch: RowBatch, inputs: Mapping[str, Cells], outputs: Mapping[str, Cells]) -> int:

@@ -1,6 +1,6 @@
 """An agent's process for the fault tests: stores each record as a line, durable before the acknowledgement.
 
-Run as `python tap_spool.py SOCKET FILE`; prints "ready". On start it recovers the watermarks from its file,
+Run as `python tap_spool.py SOCKET FILE`; prints "ready"; with /dev/null nothing is stored. On start it recovers the watermarks from its file,
 and cuts off a last line that a kill left unfinished.
 """
 
@@ -28,12 +28,16 @@ async def main(socket: Path, path: Path) -> None:
     """Serve until killed."""
     raw = path.read_bytes() if path.exists() else b""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-    os.ftruncate(file, raw.rfind(b"\n") + 1)
+    keep = str(path) != os.devnull
+    if keep:
+        os.ftruncate(file, raw.rfind(b"\n") + 1)
     watermarks: dict[bytes, int] = {}
     for run, seq, _ in stored(path):
         watermarks[run] = max(watermarks.get(run, 0), seq + 1)
 
     async def store(records: list[TapRecord]) -> None:
+        if not keep:
+            return
         lines = (f"{one.incarnation.hex()} {one.seq} {one.prediction_id}\n" for one in records)
         os.write(file, "".join(lines).encode())
         await asyncio.to_thread(os.fsync, file)

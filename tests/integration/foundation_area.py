@@ -59,7 +59,7 @@ class Registry(registry_service_pb2_grpc.RegistryServiceServicer):
     def __init__(self, area: Area) -> None:
         self.area = area
 
-    async def CreateModel(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def CreateModel(self, request: Any, context: Any) -> Any:
         if request.model_id in error_to_raise:
             raise error_to_raise[request.model_id]()
 
@@ -72,7 +72,7 @@ class Registry(registry_service_pb2_grpc.RegistryServiceServicer):
 
         return await self.area.core.mutations.mutate(request, create)
 
-    async def GetModel(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def GetModel(self, request: Any, context: Any) -> Any:
         call = current()
         if request.name == "slow":
             self.area.started.set()
@@ -91,7 +91,7 @@ class Events(event_service_pb2_grpc.EventServiceServicer):
     def __init__(self, area: Area) -> None:
         self.area = area
 
-    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
         for i in range(3):
             yield event_service_pb2.WatchResponse(resume_token=f"{i} {current().principal.name}")
         if request.subject_prefix == "fail":
@@ -108,7 +108,7 @@ class Events(event_service_pb2_grpc.EventServiceServicer):
 class Artifacts(artifact_service_pb2_grpc.ArtifactServiceServicer):
     """A stream in."""
 
-    async def WriteChunks(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
+    async def WriteChunks(self, request_iterator: Any, context: Any) -> Any:
         count = 0
         async for _ in request_iterator:
             count += 1
@@ -123,7 +123,7 @@ class Fleet(fleet_service_pb2_grpc.FleetServiceServicer):
     def __init__(self, area: Area) -> None:
         self.area = area
 
-    async def Connect(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
+    async def Connect(self, request_iterator: Any, context: Any) -> None:
         while (await context.read()) is not grpc.aio.EOF:
             await context.write(fleet_service_pb2.ConnectResponse())
 
@@ -153,9 +153,7 @@ def add_roleless(_servicer: Any, server: Any) -> None:
     async def do(_request: Any, _context: Any) -> Any:
         return empty_pb2.Empty()
 
-    handler = grpc.unary_unary_rpc_method_handler(
-        do, empty_pb2.Empty.FromString, empty_pb2.Empty.SerializeToString
-    )
+    handler = grpc.unary_unary_rpc_method_handler(do, empty_pb2.Empty.FromString, empty_pb2.Empty.SerializeToString)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("pilotfish_test.Roleless", {"Do": handler}),))
 
 

@@ -306,9 +306,7 @@ def test_sqlite_is_set_up_for_durability(tmp_path: Path) -> None:
     database.close()
 
 
-async def test_a_commit_wakes_another_control_plane_on_the_same_postgresql(
-    databases: object, tmp_path: Path
-) -> None:
+async def test_a_commit_wakes_another_control_plane_on_the_same_postgresql(databases: object, tmp_path: Path) -> None:
     url = databases.url("postgresql", tmp_path)  # type: ignore[attr-defined]
     one, two = (Database.open(url, SystemClock(), migrate=False) for _ in range(2))
     with two.wakes.subscribe("models") as wakes:

@@ -80,7 +80,7 @@ async def token_with(plane: RunningControlPlane, role: Role, project: str = "*",
     def add(tx: Any) -> None:
         access.bind(tx, f"{role.name}-{project}".lower(), project, role)
         expires = tx.now + timedelta(seconds=lifetime_s) if lifetime_s else None
-        access.add_token(tx, f"{role.name}-{project}".lower(), access.digest(token), "test", expires)
+        access.add_token(tx, token, f"{role.name}-{project}".lower(), access.digest(token), expires)
 
     await plane.core.db.write(add)
     return token
@@ -190,7 +190,11 @@ async def test_each_role_may_call_what_it_covers_and_nothing_else(
             async for _ in call:
                 pass
 
-        for call, allowed in [(stub.GetModel(get()), may_read), (stub.CreateModel(create()), may_create), (connect(), may_connect)]:
+        for call, allowed in [
+            (stub.GetModel(get()), may_read),
+            (stub.CreateModel(create()), may_create),
+            (connect(), may_connect),
+        ]:
             if allowed:
                 await call
             else:
@@ -243,7 +247,7 @@ async def test_a_revoked_token_ends_at_once_and_takes_its_open_streams_along(pla
         )
         for _ in range(3):
             await watch.read()
-        await plane.core.db.write(lambda tx: access.revoke_token(tx, access.digest(token)))
+        await plane.core.db.write(lambda tx: access.revoke_token(tx, token))
         assert isinstance(await failure(stub.GetModel(get())), errors.Unauthenticated)
         assert isinstance(await failure(watch.read()), errors.Unauthenticated)
 
@@ -259,7 +263,9 @@ async def test_a_token_ends_when_it_expires(plane: RunningControlPlane) -> None:
 # Deadlines and cancellation
 
 
-async def test_a_unary_call_without_a_deadline_gets_the_default(make_control_plane: MakeControlPlane, area: Area) -> None:
+async def test_a_unary_call_without_a_deadline_gets_the_default(
+    make_control_plane: MakeControlPlane, area: Area
+) -> None:
     plane = await make_control_plane(areas=[area], default_deadline_s=0.3)
     started = time.monotonic()
     seen = await failure(registry(plane).GetModel(get("slow")))

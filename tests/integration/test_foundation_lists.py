@@ -150,9 +150,7 @@ def _tag(key: str, sign: str, value: str) -> tuple[str, Check]:
 
 def _created(sign: str, hour: int) -> tuple[str, Check]:
     there = f"2030-01-01T{hour + 2:02}:00:00+02:00"
-    return f'created {sign} "{there}"', compared(
-        lambda t: t.created, sign, datetime(2030, 1, 1, hour, tzinfo=UTC)
-    )
+    return f'created {sign} "{there}"', compared(lambda t: t.created, sign, datetime(2030, 1, 1, hour, tzinfo=UTC))
 
 
 equality, orders = st.sampled_from(["=", "!="]), st.sampled_from(list(_OPERATORS))
@@ -239,9 +237,7 @@ def walk(database: Database, request: PageRequest, between: Callable[[], None] =
     found: list[int] = []
     token = ""
     while True:
-        page = fetch(
-            database, PageRequest(request.page_size, token, request.filter, request.order_by, request.scope)
-        )
+        page = fetch(database, PageRequest(request.page_size, token, request.filter, request.order_by, request.scope))
         assert len(page.items) <= request.page_size
         found.extend(page.items)
         token = page.next_page_token

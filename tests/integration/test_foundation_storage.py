@@ -20,7 +20,7 @@ from pilotfish.errors import Aborted
 from pilotfish_control_plane import storage
 from pilotfish_control_plane.access.model import Principal, Role
 from pilotfish_control_plane.clock import FakeClock, SystemClock
-from pilotfish_control_plane.events.service import follow
+from pilotfish_control_plane.events.service import Selection, follow
 from pilotfish_control_plane.storage import access, audit, leases
 from pilotfish_control_plane.storage.all_tables import TABLE_MODULES, metadata
 from pilotfish_control_plane.storage.database import Database, Tx
@@ -54,7 +54,9 @@ def test_every_module_with_tables_is_listed() -> None:
     assert set(metadata.tables) == before, f"a module is missing in all_tables.TABLE_MODULES {TABLE_MODULES}"
 
 
-def test_several_control_planes_may_migrate_at_once(databases: DatabaseFactory, engine_name: str, tmp_path: Path) -> None:
+def test_several_control_planes_may_migrate_at_once(
+    databases: DatabaseFactory, engine_name: str, tmp_path: Path
+) -> None:
     url = databases.empty_url(engine_name, tmp_path)
     failures: list[BaseException] = []
 
@@ -234,8 +236,8 @@ def test_a_token_stands_for_its_principal_until_it_is_revoked_or_expires(databas
         access.bind(tx, "ann", "*", Role.VIEWER)
         access.bind(tx, "ann", "risk", Role.DEPLOYER)
         access.bind(tx, "ann", "risk", Role.DEPLOYER)
-        access.add_token(tx, "ann", access.digest("one"), "laptop")
-        access.add_token(tx, "ann", access.digest("two"), "ci", tx.now.replace(year=2031))
+        access.add_token(tx, "laptop", "ann", access.digest("secret-1"))
+        access.add_token(tx, "ci", "ann", access.digest("secret-2"), tx.now.replace(year=2031))
 
     database.write_sync(add)
 
@@ -244,16 +246,16 @@ def test_a_token_stands_for_its_principal_until_it_is_revoked_or_expires(databas
         return held.principal if held else None
 
     ann = Principal("ann", {"*": frozenset({Role.VIEWER}), "risk": frozenset({Role.DEPLOYER})})
-    assert holder("one") == ann == holder("two")
-    assert holder("three") is None
-    assert database.write_sync(lambda tx: access.revoke_token(tx, access.digest("one")))
-    assert not database.write_sync(lambda tx: access.revoke_token(tx, access.digest("one")))
-    assert holder("one") is None
+    assert holder("secret-1") == ann == holder("secret-2")
+    assert holder("secret-3") is None
+    assert database.write_sync(lambda tx: access.revoke_token(tx, "laptop"))
+    assert not database.write_sync(lambda tx: access.revoke_token(tx, "laptop"))
+    assert holder("secret-1") is None
     clock.advance(366 * 86400)
-    assert holder("two") is None
+    assert holder("secret-2") is None
     database.write_sync(lambda tx: access.unbind(tx, "ann", "*", Role.VIEWER))
     raw = database.read_sync(lambda tx: tx.conn.execute(text("SELECT * FROM tokens")).all())
-    assert "one" not in str(raw) and "two" not in str(raw)
+    assert "secret" not in str(raw) and len(raw) == 2
 
 
 # Following events
@@ -265,9 +267,9 @@ async def test_follow_gives_every_event_once_in_order_and_signs_of_life(database
 
     async def watch() -> None:
         nonlocal idle
-        async for batch in follow(database, 0, kinds=["k"], sweep_s=0.2):
-            seen.extend(e.kind for e in batch)
-            idle += not batch
+        async for found in follow(database, 0, Selection(("k.",)), sweep_s=0.2):
+            seen.extend(e.kind for e in found.events)
+            idle += not found.events
             if len(seen) >= 30 and idle:
                 return
 
@@ -282,8 +284,7 @@ async def test_follow_gives_every_event_once_in_order_and_signs_of_life(database
 async def test_follow_without_a_position_begins_now(database: Database) -> None:
     await database.write(lambda tx: tx.emit("old", "s"))
     stream = follow(database, None, sweep_s=5)
-    first = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0.1)
+    assert (await anext(stream)).events == ()
     await database.write(lambda tx: tx.emit("new", "s"))
-    assert [e.kind for e in await asyncio.wait_for(first, 2)] == ["new"]
+    assert [e.kind for e in (await asyncio.wait_for(anext(stream), 2)).events] == ["new"]
     await stream.aclose()  # type: ignore[attr-defined]

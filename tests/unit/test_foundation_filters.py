@@ -152,7 +152,12 @@ def without_columns(tree: Filter) -> Filter:
 words = st.from_regex(r"[a-z_][a-z0-9_-]{0,8}", fullmatch=True).filter(
     lambda w: w.upper() not in {"AND", "OR", "NOT", "IN", "TRUE", "FALSE"}
 )
-values = st.text(max_size=8) | st.integers(-(10**15), 10**15) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
+values = (
+    st.text(max_size=8)
+    | st.integers(-(10**15), 10**15)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.booleans()
+)
 comparisons = st.builds(
     lambda word, keys, operator, many: Comparison(
         (word, *keys), operator, tuple(many) if operator is Operator.IN else (many[0],), 0
@@ -164,9 +169,11 @@ comparisons = st.builds(
 )
 trees: st.SearchStrategy[Filter] = st.recursive(
     comparisons,
-    lambda inner: st.builds(Not, inner)
-    | st.builds(lambda parts: All(tuple(parts)), st.lists(inner, min_size=2, max_size=3))
-    | st.builds(lambda parts: AnyOf(tuple(parts)), st.lists(inner, min_size=2, max_size=3)),
+    lambda inner: (
+        st.builds(Not, inner)
+        | st.builds(lambda parts: All(tuple(parts)), st.lists(inner, min_size=2, max_size=3))
+        | st.builds(lambda parts: AnyOf(tuple(parts)), st.lists(inner, min_size=2, max_size=3))
+    ),
     max_leaves=8,
 )
 

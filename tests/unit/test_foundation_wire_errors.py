@@ -73,9 +73,7 @@ def test_a_foreign_server_without_details_still_gives_an_exception_of_the_tree(s
 
 @pytest.mark.parametrize("raw", [b"\xff\xff", b"", Status(code=5, message="other").SerializeToString()])
 def test_damaged_or_contradicting_details_do_not_hide_the_status(raw: bytes) -> None:
-    error = wire_errors.from_rpc_error(
-        FailedCall(grpc.StatusCode.ABORTED, "lost", ((wire_errors.DETAILS_KEY, raw),))
-    )
+    error = wire_errors.from_rpc_error(FailedCall(grpc.StatusCode.ABORTED, "lost", ((wire_errors.DETAILS_KEY, raw),)))
     assert type(error) is errors.Aborted and error.message == "lost"
 
 
@@ -83,7 +81,9 @@ def test_a_subclass_travels_as_its_base() -> None:
     class Special(errors.NotFound):
         pass
 
-    assert type(wire_errors.from_status(Status.FromString(wire_errors.to_status_details(Special("x"))))) is errors.NotFound
+    assert (
+        type(wire_errors.from_status(Status.FromString(wire_errors.to_status_details(Special("x"))))) is errors.NotFound
+    )
 
 
 texts = st.text(max_size=3000)
@@ -111,7 +111,9 @@ def test_any_error_fits_a_clients_default_limit_of_metadata(
     st.text(max_size=100),
     st.lists(st.builds(Violation, st.text(max_size=20), st.text(max_size=40), st.text(max_size=20)), max_size=5),
 )
-def test_an_ordinary_error_comes_back_equal(cls: type[PilotfishError], message: str, violations: list[Violation]) -> None:
+def test_an_ordinary_error_comes_back_equal(
+    cls: type[PilotfishError], message: str, violations: list[Violation]
+) -> None:
     error = cls(message, reason="R", violations=tuple(violations), metadata={"a": "b"}, retry_after_s=0.125)
     seen = wire_errors.from_status(Status.FromString(wire_errors.to_status_details(error)))
     assert dataclasses.asdict(seen) == dataclasses.asdict(error)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from .prediction_log_rows import DAY_0, SOURCE, predictions, truths
 
 from pilotfish.errors import FailedPrecondition, InvalidArgument, Unavailable
 from pilotfish_control_plane.clock import FakeClock
 from pilotfish_control_plane.prediction_log import Append, Appended, Gap, LogOptions, PredictionLog, Source
+
+from .prediction_log_rows import DAY_0, SOURCE, predictions, truths
 
 OPTIONS = LogOptions(min_free_bytes=0)
 
@@ -27,7 +28,7 @@ def log(tmp_path: Path) -> Iterator[PredictionLog]:
 
 
 def ids(log: PredictionLog) -> list[str]:
-    return log.query(columns=["prediction_id"]).column(0).to_pylist()
+    return list(log.query(columns=["prediction_id"]).column(0).to_pylist())
 
 
 def test_a_batch_sent_twice_is_stored_once(log: PredictionLog) -> None:
@@ -127,12 +128,21 @@ def test_a_group_is_answered_item_by_item_and_later_items_build_on_earlier_ones(
 
 
 def test_a_group_costs_one_sync(log: PredictionLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pilotfish_control_plane.prediction_log import journal
+    from pilotfish_control_plane.prediction_log import durable, journal
 
     steps: list[str] = []
-    write, sync = journal.write_all, journal.sync_file
-    monkeypatch.setattr(journal, "write_all", lambda *a: (steps.append("write"), write(*a))[1])
-    monkeypatch.setattr(journal, "sync_file", lambda *a: (steps.append("sync"), sync(*a))[1])
+    write, sync = durable.write_all, durable.sync_file
+
+    def counted_write(handle: int, buffers: Sequence[bytes | memoryview]) -> int:
+        steps.append("write")
+        return write(handle, buffers)
+
+    def counted_sync(handle: int) -> None:
+        steps.append("sync")
+        sync(handle)
+
+    monkeypatch.setattr(journal, "write_all", counted_write)
+    monkeypatch.setattr(journal, "sync_file", counted_sync)
     log.append_many([Append(SOURCE, i, i + 1, predictions([f"p{i}"])) for i in range(50)])
     assert steps == ["write", "sync"]
 

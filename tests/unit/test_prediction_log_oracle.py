@@ -21,7 +21,7 @@ from pilotfish_control_plane.prediction_log.repeats import Repeats
 from .prediction_log_rows import DAY_0, DAY_US, SOURCE, predictions, truths
 
 OPTIONS = LogOptions(min_free_bytes=0)
-PINNED = 0x95da58fda43ea24c  # of "a"
+PINNED = 0x95DA58FDA43EA24C  # of "a"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def expected(calls: list[Row], facts: list[Truth], start: int, end: int, role: i
 @pytest.mark.parametrize("round_", range(4))
 def test_queries_agree_with_a_plain_account_of_random_rows(tmp_path: Path, round_: int) -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")
+    print(f"seed {seed}")  # noqa: T201  # shown when the test fails
     rng = random.Random(seed)
     calls: list[Row] = []
     facts: list[Truth] = []
@@ -88,7 +88,7 @@ def test_queries_agree_with_a_plain_account_of_random_rows(tmp_path: Path, round
     try:
         for _ in range(25):
             deployment = rng.choice(["d-1", "d-2"])
-            batch = []
+            batch: list[Row] = []
             for _ in range(rng.randrange(1, 12)):
                 name = rng.choice(names)
                 # Each row has its own time, so that the account knows rows apart.
@@ -112,7 +112,9 @@ def test_queries_agree_with_a_plain_account_of_random_rows(tmp_path: Path, round
             log.append(source, first, first + len(batch), columns)
             calls += batch
             if rng.random() < 0.5:
-                fact = Truth(len(facts), rng.choice(names[:-1]), rng.random(), DAY_0 + rng.randrange(9), rng.choice(["", "d-1"]))
+                fact = Truth(
+                    len(facts), rng.choice(names[:-1]), rng.random(), DAY_0 + rng.randrange(9), rng.choice(["", "d-1"])
+                )
                 facts.append(fact)
                 batch_of_one = truths([fact.id], [fact.value], at=fact.time, deployments=[fact.deployment])
                 log.append(Source("t", 1, "t"), fact.order, fact.order + 1, batch_of_one)
@@ -162,7 +164,11 @@ def test_a_query_beside_appends_rolls_and_merges_sees_every_acknowledged_row_onc
                 after = acknowledged[0]
                 ids = seen["prediction_id"].to_pylist()
                 # One append may be durable and not yet counted by the writer's loop.
-                if not before <= len(ids) <= after + 20 or len(set(ids)) != len(ids) or set(seen["attempts"].to_pylist()) > {1}:
+                if (
+                    not before <= len(ids) <= after + 20
+                    or len(set(ids)) != len(ids)
+                    or set(seen["attempts"].to_pylist()) > {1}
+                ):
                     failures.append(f"{before} <= {len(ids)} <= {after}")
 
         readers = [threading.Thread(target=read) for _ in range(2)]
@@ -297,5 +303,3 @@ def test_only_needed_parts_are_counted_again(tmp_path: Path, monkeypatch: pytest
         log.compact(everything=True)
         log.count()
         assert len(reads) == 3
-
-

@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from .prediction_log_rows import DAY_0, DAY_US, SOURCE, predictions, truths
 
 from pilotfish.errors import InvalidArgument
 from pilotfish_control_plane.clock import FakeClock
 from pilotfish_control_plane.prediction_log import Batch, LogOptions, PredictionLog, Source, TruthBatch
 
-HOUR_US = 3_600_000_000
+from .prediction_log_rows import DAY_0, DAY_US, predictions, truths
 
 
 class Filled:
@@ -347,7 +346,11 @@ def test_a_purge_removes_whole_days_and_says_before_what_would_go(filled: Filled
     assert filled.log.count() == 5
     done = filled.log.purge(before)
     assert (done.rows, done.truth_rows, done.days) == ({"d-1": 2}, 1, (20_000, 20_001))
-    assert rows(filled.log, "prediction_id", "deployment", "truth") == [("c", "d-1", 1.0), ("a", "d-2", None), ("c", "d-2", 1.0)]
+    assert rows(filled.log, "prediction_id", "deployment", "truth") == [
+        ("c", "d-1", 1.0),
+        ("a", "d-2", None),
+        ("c", "d-2", 1.0),
+    ]
     assert filled.log.append(Source("s", 1, "p"), 0, 3, predictions(["a", "b", "c"])).duplicate
 
 

@@ -188,7 +188,7 @@ def test_a_flipped_bit_in_an_acknowledged_record_is_found_kept_aside_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, rolled_by_hand: bool
 ) -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")
+    print(f"seed {seed}")  # noqa: T201  # shown when the test fails
     rng = random.Random(seed)
     base = tmp_path / "base"
     ends = []
@@ -320,9 +320,7 @@ def test_a_full_disk_during_a_roll_keeps_the_rows_in_the_log(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
-def test_a_failed_sync_is_never_an_acknowledgement(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
-) -> None:
+def test_a_failed_sync_is_never_an_acknowledgement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     from pilotfish_control_plane.prediction_log import journal
 
     def fail(handle: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from pilotfish.errors import InvalidArgument
 from pilotfish.stats import (
     FeatureCounts,
@@ -104,7 +105,9 @@ def test_known_rare_levels_are_other_and_unknown_ones_unseen() -> None:
     assert (counts.unseen, counts.n) == (1, 4)
 
 
-@pytest.mark.parametrize("column", [[0, 1, 2], [0.0, 1.0, 2.0], ["0", "1", "2"], np.array([0, 1, 2], np.int8), [b"0", b"1", b"2"]])
+@pytest.mark.parametrize(
+    "column", [[0, 1, 2], [0.0, 1.0, 2.0], ["0", "1", "2"], np.array([0, 1, 2], np.int8), [b"0", b"1", b"2"]]
+)
 def test_the_same_label_in_every_dtype_is_one_level(column: object) -> None:
     reference = build_profile({}, {"label": np.arange(30) % 3})
     counts = count_window(reference, {}, {"label": column}).features[0]

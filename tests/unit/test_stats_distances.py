@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+from scipy.spatial.distance import jensenshannon
+
 from pilotfish.stats import (
     chi_square,
     hellinger,
@@ -18,8 +21,6 @@ from pilotfish.stats import (
     total_variation,
     wasserstein_distance,
 )
-from scipy import stats as scipy_stats
-from scipy.spatial.distance import jensenshannon
 
 A_REF = np.arange(100) / 10
 A_CUR = np.arange(40) / 10 * 1.1 + 2.5

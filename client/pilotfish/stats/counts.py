@@ -194,13 +194,13 @@ def sum_counts(windows: Iterable[WindowCounts]) -> WindowCounts:
     if len(parts) == 1:
         return first
     bins, whole, moments = first.bins.copy(), first.whole.copy(), first.moments.copy()
-    for part in parts[1:]:
-        bins += part.bins
-        whole += part.whole
-        with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in parts[1:]:
+            bins += part.bins
+            whole += part.whole
             moments[:, :MIN] += part.moments[:, :MIN]
-        np.minimum(moments[:, MIN], part.moments[:, MIN], out=moments[:, MIN])
-        np.maximum(moments[:, MAX], part.moments[:, MAX], out=moments[:, MAX])
+            np.minimum(moments[:, MIN], part.moments[:, MIN], out=moments[:, MIN])
+            np.maximum(moments[:, MAX], part.moments[:, MAX], out=moments[:, MAX])
     moments[:, :MIN] = np.nan_to_num(moments[:, :MIN])
     return WindowCounts.of_arrays(
         first.profile_id, sum(p.rows for p in parts), sum(p.blocks for p in parts), bins, first.offsets, whole, moments

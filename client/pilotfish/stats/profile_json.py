@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from pilotfish.errors import InvalidArgument, Violation
+from pilotfish.stats.columns import NAME_CHARACTERS, is_column_name
 from pilotfish.stats.profile import (
     FORMAT_VERSION,
     MAX_BINS,
@@ -86,7 +87,7 @@ class _ProfileReader:
         kind = self.choice(item, path, "kind", FeatureKind)
         group = self.choice(item, path, "group", FeatureGroup)
         feature = FeatureProfile(
-            name=self.text(item, path, "name", 512),
+            name=self.text(item, path, "name", NAME_CHARACTERS),
             group=group or FeatureGroup.INPUT,
             kind=kind or FeatureKind.NUMERIC,
             dtype=self.text(item, path, "dtype", 64),
@@ -109,6 +110,8 @@ class _ProfileReader:
 
     def consistent(self, feature: FeatureProfile, path: str, rows: int) -> None:
         """Check what the fields say about each other."""
+        if not is_column_name(feature.name):
+            self.wrong(f"{path}.name", "must be a printable text that is not empty")
         numeric = feature.kind is FeatureKind.NUMERIC
         cuts, label = (len(feature.edges), "edges") if numeric else (len(feature.levels), "levels")
         if len(feature.counts) != cuts + 1:

@@ -76,8 +76,8 @@ def log_chi_square_sf(x: float, df: int) -> float:
 def log_weighted_chi_square_sf(x: Floats, weights: Floats) -> Floats:
     """Return ln P(sum_j weights[i, j] * C_j > x[i]) with C_j independent chi-squares of 1 degree of freedom.
 
-    Saddlepoint in Barndorff-Nielsen's form (Kuonen, Biometrika 1999): exact for one weight; for more, the probability is
-    right within 3 % in the bulk and at most 11 % too large at any depth of the tail.
+    Saddlepoint in Barndorff-Nielsen's form (Kuonen, Biometrika 1999): exact for one weight; for more, the probability
+    is right within 3 % in the bulk and at most 11 % too large at any depth of the tail.
 
     Args:
         x: observed sums, shape (rows,), >= 0.

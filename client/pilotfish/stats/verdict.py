@@ -13,16 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pilotfish.errors import InvalidArgument
-from pilotfish.stats.calibrated import (
-    MISSING_TEST,
-    SHAPE,
-    TEST_NAMES,
-    UNSEEN_TEST,
-    FeatureTests,
-    run_tests,
-)
+from pilotfish.stats.calibrated import MISSING_TEST, UNSEEN_TEST, run_tests
 from pilotfish.stats.config import METHODS, P_VALUE_METHODS, DriftConfig, usable_scales
-from pilotfish.stats.counts import FeatureCounts, WindowCounts
+from pilotfish.stats.counts import MISSING, UNSEEN, WindowCounts
 from pilotfish.stats.methods import score_feature
 from pilotfish.stats.profile import FeatureGroup, FeatureKind, FeatureProfile, Profile
 
@@ -157,69 +150,80 @@ def _calibrated(profile: Profile, sums: Mapping[int, WindowCounts], scales: int,
     found, fired = log_p[every, best], alarms[every, best]
     features = len(profile.features)
     key = np.where(fired, found - 1e12, found).reshape(len(windows), features)
-    strongest = key.argmin(axis=0)
+    strongest = key.argmin(axis=0) * features + np.arange(features)
+    columns = (
+        strongest // features,
+        best[strongest],
+        found[strongest],
+        fired[strongest],
+        results.effect[strongest, best[strongest]],
+        results.applies[strongest].any(axis=1),
+        results.overdispersion[strongest],
+    )
+    scale_of, rows_of = tuple(sums), [_row_counts(window) for window in windows]
     verdicts = []
-    for i, feature in enumerate(profile.features):
-        at = int(strongest[i])
-        row = at * features + i
-        test = int(best[row])
-        scale = tuple(sums)[at]
-        judged = _Judged(float(found[row]), bool(fired[row]), test, scale, limit)
-        verdicts.append(_calibrated_feature(feature, windows[at].features_at(i), results, row, judged))
+    for feature, (at, *judged), i in zip(
+        profile.features, zip(*(c.tolist() for c in columns), strict=True), range(features), strict=True
+    ):
+        counted = (scale_of[at], *rows_of[at][i])
+        verdicts.append(_calibrated_feature(feature, limit, counted, *judged))
     shown = float(results.overdispersion[:features].max(initial=1.0))
     return _overall(config, -limit / LN10, verdicts, {s: w.rows for s, w in sums.items()}, shown)
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    log_p: float
-    fired: bool
-    test: int
-    scale: int
-    limit: float
+def _row_counts(window: WindowCounts) -> list[tuple[int, int, int]]:
+    """Return rows with a value, rows without, and rows with an unseen value, per feature."""
+    filled = np.add.reduceat(window.bins, window.offsets[:-1])
+    missing, unseen = window.whole[:, MISSING], window.whole[:, UNSEEN]
+    return list(zip((filled + unseen).tolist(), missing.tolist(), unseen.tolist(), strict=True))
 
 
 def _calibrated_feature(
-    feature: FeatureProfile, counts: FeatureCounts, results: FeatureTests, row: int, judged: _Judged
+    feature: FeatureProfile,
+    limit: float,
+    counted: tuple[int, int, int, int],
+    test: int,
+    log_p: float,
+    fired: bool,
+    effect: float,
+    applies: bool,
+    overdispersion: float,
 ) -> FeatureVerdict:
-    applies = results.applies[row]
+    scale, n, missing, unseen = counted
     reason = ""
-    if counts.n + counts.missing == 0:
+    if n + missing == 0:
         reason = "NOT_OBSERVED"
-    elif judged.log_p < judged.limit and not judged.fired:
+    elif log_p < limit and not fired:
         reason = "BELOW_EFFECT_FLOOR"
     elif feature.present == 0:
         reason = "NO_REFERENCE_VALUES"
-    elif counts.n == 0:
+    elif n == 0:
         reason = "NO_VALUES"
-    shape = "anderson_darling" if feature.kind is FeatureKind.NUMERIC else "chi_square"
+    if test == MISSING_TEST:
+        now, before = missing / max(n + missing, 1), feature.missing / max(feature.rows, 1)
+        method, detail = "missing", f"missing {before:.1%} in the reference, {now:.1%} now"
+    elif test == UNSEEN_TEST:
+        now, before = unseen / max(n, 1), feature.novel / max(feature.present, 1)
+        method, detail = "unseen", f"unseen values: {before:.1%} expected, {now:.1%} now"
+    elif feature.kind is FeatureKind.CATEGORICAL:
+        method, detail = "chi_square", f"total variation distance {effect:.3f} over {len(feature.counts)} levels"
+    else:
+        method, detail = "anderson_darling", f"KS distance {effect:.3f} over {len(feature.counts)} bins"
     return FeatureVerdict(
         name=feature.name,
         group=feature.group,
-        method=shape if judged.test == SHAPE else TEST_NAMES[judged.test],
-        score=max(0.0, -judged.log_p / LN10),
-        p_value=math.exp(judged.log_p) if applies.any() else None,
-        threshold=-judged.limit / LN10,
-        n=counts.n,
-        drifted=judged.fired,
-        effect=float(results.effect[row, judged.test]),
+        method=method,
+        score=max(0.0, -log_p / LN10),
+        p_value=math.exp(log_p) if applies else None,
+        threshold=-limit / LN10,
+        n=n,
+        drifted=fired,
+        effect=effect,
         reason=reason,
-        detail=_detail(feature, counts, judged.test, float(results.effect[row, judged.test])),
-        scale=judged.scale,
-        overdispersion=float(results.overdispersion[row]),
+        detail=detail,
+        scale=scale,
+        overdispersion=overdispersion,
     )
-
-
-def _detail(feature: FeatureProfile, counts: FeatureCounts, test: int, effect: float) -> str:
-    rows = max(counts.n + counts.missing, 1)
-    if test == MISSING_TEST:
-        return f"missing {feature.missing / max(feature.rows, 1):.1%} in the reference, {counts.missing / rows:.1%} now"
-    if test == UNSEEN_TEST:
-        expected = feature.novel / max(feature.present, 1)
-        return f"unseen values: {expected:.1%} expected, {counts.unseen / max(counts.n, 1):.1%} now"
-    if feature.kind is FeatureKind.CATEGORICAL:
-        return f"total variation distance {effect:.3f} over {len(feature.counts)} levels"
-    return f"KS distance {effect:.3f} over {len(feature.counts)} bins"
 
 
 def _classical(profile: Profile, window: WindowCounts, config: DriftConfig) -> DriftVerdict:

@@ -57,8 +57,15 @@ def token_for_node(node_token: Path) -> str:
     return secret_file(node_token)
 
 
-def bootstrap(tx: Tx, token: str, node_token: str) -> None:
-    """Let the two tokens stand for the principals `admin` and `node`; changes nothing when they do already."""
+def bootstrap(tx: Tx, instance: str, token: str, node_token: str) -> None:
+    """Let the two tokens stand for the principals `admin` and `node`; changes nothing when they do already.
+
+    Args:
+        tx: a write transaction.
+        instance: this home's id: several homes on one database have tokens of their own.
+        token: the administrator's token.
+        node_token: the token of nodes and sidecars.
+    """
     for name, role, text in ((ADMIN, Role.ADMIN, token), (NODE, Role.SIDECAR, node_token)):
         access.bind(tx, name, ALL_PROJECTS, role)
-        access.add_token(tx, name, access.digest(text), f"bootstrap {name}")
+        access.replace_token(tx, f"{name}-{instance[:8]}", name, access.digest(text))

@@ -108,7 +108,7 @@ def _array(data: Any, tensor: Tensor, where: str, found: list[str]) -> np.ndarra
             return None
         data = data.get("data")
     try:
-        array = np.asarray(data, dtype=_TYPES[tensor.datatype])
+        array: np.ndarray[Any, Any] = np.asarray(data, dtype=_TYPES[tensor.datatype])
         if array.dtype.kind in "iu" and not np.array_equal(np.asarray(data, dtype=float), array):
             raise ValueError("it holds numbers that are not whole or out of range")
         if shape is not None:
@@ -143,13 +143,13 @@ def _matrix(
 
 
 def zeros(inputs: Sequence[Tensor]) -> Arrays | None:
-    """Return zeros, or empty texts, of the inputs' shapes with 1 for every variable size; None when they are too large."""
+    """Return zeros (empty texts) with 1 for every variable size; None when they are too large or of unknown rank."""
     arrays: Arrays = {}
     for tensor in inputs:
         shape = [1 if d == -1 else d for d in tensor.shape or ()]
         if tensor.shape is None or np.prod(shape, dtype=float) > MAX_ELEMENTS:
             return None
-        array = np.zeros(shape, dtype=_TYPES[tensor.datatype])
+        array: np.ndarray[Any, Any] = np.zeros(shape, dtype=_TYPES[tensor.datatype])
         if tensor.datatype == "BYTES":
             array[...] = ""
         arrays[tensor.name] = array

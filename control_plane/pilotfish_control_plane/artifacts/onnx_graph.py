@@ -25,7 +25,9 @@ _EXTERNAL = 1  # TensorProto.EXTERNAL
 
 def _graphs(model: Any) -> Iterator[Any]:
     """Yield every graph, outermost first."""
-    waiting = [model.graph, *(t.algorithm for t in model.training_info), *(t.initialization for t in model.training_info)]
+    waiting = [model.graph]
+    for training in model.training_info:
+        waiting += [training.algorithm, training.initialization]
     while waiting:
         graph = waiting.pop()
         yield graph
@@ -106,7 +108,7 @@ def _tensor(value: Any, side: str, found: list[str]) -> Tensor | None:
     tensor = value.type.tensor_type
     datatype = _DATATYPES.get(tensor.elem_type)
     if datatype is None:
-        found.append(f"{side} {value.name!r} has the element type {tensor.elem_type}, which the protocol does not carry")
+        found.append(f"{side} {value.name!r} has the element type {tensor.elem_type}, which cannot be served")
         return None
     if not tensor.HasField("shape"):
         return Tensor(value.name, datatype, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any  # onnx and onnxruntime carry no types
 
@@ -23,7 +24,6 @@ from pilotfish_control_plane.artifacts.onnx_graph import (
 )
 from pilotfish_control_plane.artifacts.signatures import (
     Signature,
-    Tensor,
     as_mapping,
     disagreements,
     read_signature,
@@ -102,7 +102,8 @@ def _graph(model: Any, findings: Findings) -> Signature:
     findings.stage("checking the graph")
     outside = external_data(model)
     for place in outside[:20]:
-        findings.problem(MODEL, f"{place} lies outside the file: save the model with its weights inside", "EXTERNAL_DATA")
+        text = f"{place} lies outside the file: save the model with its weights inside"
+        findings.problem(MODEL, text, "EXTERNAL_DATA")
     for text in negative_sizes(model)[:20]:
         findings.problem(MODEL, text, "BAD_SHAPE")
     if not findings.problems:
@@ -214,23 +215,17 @@ def _ranks(signature: Signature, session: Any, findings: Findings) -> Signature:
     answered: Mapping[str, Any] = {}
     try:
         answered = _run(session, fed) if fed is not None else {}
-        findings.check("zeros: answered" if answered else "zeros: not tried, the inputs are too large or of unknown rank")
+        findings.check("zeros: answered" if fed is not None else "zeros: not tried, the inputs are too large")
     except Exception as error:
         # Zeros need not be a valid input: an index out of range is no fault of the model.
         findings.check(f"warning: zeros as inputs gave an error, not held against the model: {_text(error)}")
-    learned = {t.name: (-1,) * answered[t.name].ndim for t in signature.outputs if t.shape is None and t.name in answered}
+    learned = {name: (-1,) * answered[name].ndim for name in unknown if name in answered}
     for name in unknown:
         if name not in learned:
-            findings.problem(MODEL, f"the rank of {name!r} is not known: give its shape in signature.json", "SHAPE_UNKNOWN")
-
-    def known(tensor: Tensor) -> Tensor:
-        return tensor if tensor.shape is not None else Tensor(
-            tensor.name, tensor.datatype, learned.get(tensor.name), tensor.levels
-        )
-
-    return Signature(
-        signature.inputs, tuple(known(t) for t in signature.outputs), signature.feature_names, signature.classes
-    )
+            text = f"the rank of {name!r} is not known: give its shape in signature.json"
+            findings.problem(MODEL, text, "SHAPE_UNKNOWN")
+    outputs = [t if t.shape is not None else replace(t, shape=learned.get(t.name)) for t in signature.outputs]
+    return replace(signature, outputs=tuple(outputs))
 
 
 def _profile(directory: Path, present: set[str], signature: Signature, findings: Findings) -> str:

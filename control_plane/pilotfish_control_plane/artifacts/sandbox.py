@@ -6,6 +6,7 @@ parsed field by field, and a process that dies is itself a finding.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -75,17 +76,15 @@ def validate_directory(
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     # One thread everywhere: pools of native libraries cost address space and CPU time, both of which are limited.
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {**kept, **threads, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1", "HOME": "/nonexistent"}
 
 
 def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
     assert process.stdin is not None
-    try:
+    with contextlib.suppress(BrokenPipeError):  # it died before it read: its end is reported
         process.stdin.write(data)
         process.stdin.close()
-    except BrokenPipeError:
-        pass  # it died before it read: its end is reported
 
 
 def _read(process: subprocess.Popen[bytes], stream: IO[bytes] | None, into: bytearray, most: int) -> None:
@@ -101,10 +100,8 @@ def _read(process: subprocess.Popen[bytes], stream: IO[bytes] | None, into: byte
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     # The group too: the process leads its own session, so nothing that it started outlives it.
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _death(code: int, timed_out: bool, stage: str, err: bytes, limits: Limits) -> Problem:

@@ -119,7 +119,7 @@ def _tensor(item: object, where: str, found: list[str]) -> Tensor | None:
     levels = _texts(item.get("levels", []), f"{where}.levels", found)
     if len(found) > before or not _is_shape(shape):
         return None
-    return Tensor(str(name), str(datatype), tuple(shape), levels)
+    return Tensor(str(name), str(datatype), tuple(shape or ()), levels)
 
 
 def _is_shape(shape: Any) -> bool:

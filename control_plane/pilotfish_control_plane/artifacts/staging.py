@@ -138,7 +138,9 @@ class Staging:
                 missing.append(Violation(file.path, "its content is not staged any more", "NOT_STAGED"))
         if missing:
             raise FailedPrecondition(
-                f"{len(missing)} files are not staged any more: send them again", reason="NOT_STAGED", violations=missing
+                f"{len(missing)} files are not staged any more: send them again",
+                reason="NOT_STAGED",
+                violations=missing,
             )
 
     def sweep(self, now_s: float | None = None) -> int:

@@ -97,7 +97,10 @@ class LocalStore:
         """Make the directory `path` with `files`, complete and durable in one step; harmless when it is there."""
         target = self._at(path)
         if target.is_dir():
-            return
+            if not self.verify(path, files):
+                return
+            # An earlier attempt of the same job made something else, and no row claims it yet.
+            self.remove(path)
         draft = self._tmp / uuid.uuid4().hex
         draft.mkdir()
         try:

@@ -190,7 +190,7 @@ class UploadWriter:
         self._streams.clear()
 
 
-class _shown:  # noqa: N801  a context manager, used like a function
+class _shown:
     """Turns a full disk into the error that the caller is shown."""
 
     def __init__(self, what: str) -> None:

@@ -44,8 +44,7 @@ class Restoring:
             FailedPrecondition: it has ended, is being rolled back already, or nothing can come back.
         """
         self._check_state(bad)
-        endpoint = rows.endpoint(tx.conn, bad.project, bad.endpoint)
-        assert endpoint is not None
+        endpoint = self._endpoint(tx, bad)
         rollout = rollout_rows.rollout(tx.conn, endpoint.open_rollout) if endpoint.open_rollout else None
         if rollout is not None and rollout.kind is RolloutKind.ROLLBACK and rollout.source == bad.id:
             raise FailedPrecondition(
@@ -55,7 +54,7 @@ class Restoring:
             )
         held = rows.slots_of(tx.conn, bad.project, bad.endpoint).get(bad.stage)
         tx.audit("Rollback", bad.name, {"state": bad.state.value, "version": bad.version}, {"reason": reason})
-        if held is not None and held.id != bad.id and rollout is not None and rollout.deployment == bad.id:
+        if held is not None and held.id != bad.id:
             return self._never_mind(tx, rollout, bad, held, reason)
         found = self._previous(tx, endpoint, bad)
         if found is None and bad.stage is not Stage.CANARY:
@@ -81,11 +80,13 @@ class Restoring:
             )
 
     def _never_mind(
-        self, tx: Tx, rollout: Rollout, bad: Deployment, held: Deployment, reason: str
+        self, tx: Tx, rollout: Rollout | None, bad: Deployment, held: Deployment, reason: str
     ) -> RolledBack:
         """Take back a deployment that has not taken its stage yet: the current one simply stays."""
-        if rollout.state.can_move:
-            self._rolling.abort(tx, rollout, f"rolled back: {reason}", at_once=True)
+        if rollout is not None and rollout.deployment == bad.id and rollout.state.can_move:
+            self._rolling.abort(tx, rollout, f"rolled back: {reason}")
+        else:
+            self._endings.end(tx, bad, f"rolled back: {reason}")
         self._endings.quarantine(tx, bad, reason)
         self._endings.record_rollback(tx, bad, held, reason)
         stopped, restored = rows.deployment(tx.conn, bad.id), rows.deployment(tx.conn, held.id)
@@ -109,13 +110,11 @@ class Restoring:
 
     def _clear_the_way(self, tx: Tx, rollout: Rollout | None, bad: Deployment, reason: str) -> None:
         """Abort the unfinished rollout, unless a canary goes and the rollout brings another version to production."""
-        if rollout is None:
+        if rollout is None or not bad.stage.is_live:
             return
         other = rows.deployment(tx.conn, rollout.deployment)
         assert other is not None
         if bad.stage is Stage.CANARY and other.stage is Stage.PRODUCTION and other.version != bad.version:
-            return
-        if not bad.stage.is_live and other.version != bad.version:
             return
         why = f"{bad.id} is rolled back: {reason}"
         if rollout.state.can_move:
@@ -127,22 +126,36 @@ class Restoring:
         self, tx: Tx, bad: Deployment, found: tuple[Deployment, Version] | None, reason: str
     ) -> Deployment | None:
         if bad.stage is Stage.CANARY:
-            current = rows.deployment(tx.conn, bad.id)
-            assert current is not None
-            self._endings.end(tx, current, f"rolled back: {reason}")
-        endpoint = rows.endpoint(tx.conn, bad.project, bad.endpoint)
-        assert endpoint is not None
+            self._end(tx, bad, reason)
+        endpoint = self._endpoint(tx, bad)
         if found is None or (bad.stage.is_live and endpoint.open_rollout):
             return None
         candidate, version = found
         if bad.stage is Stage.PRODUCTION and candidate.state.serves:
-            cause = f"{bad.id} is rolled back to {candidate.id}, which is still warm"
-            endpoint = routing.set_weights(tx, endpoint, ((candidate.id, FULL_WEIGHT_BP),), cause)
-            # It must outlast the start of the deployment that comes back in its place.
-            changes.save_deployment(tx, candidate, drain_after=None, state_reason="serves until it is redeployed")
+            self._take_over(tx, endpoint, candidate, bad, reason)
+            endpoint = self._endpoint(tx, bad)
         before = rollout_rows.rollout(tx.conn, candidate.rollout) if candidate.rollout else None
         plan = before.plan if before is not None and bad.stage is Stage.CANARY else RolloutPlan.default(bad.stage)
         restored, _ = self._creation.begin(
             tx, endpoint, version, bad.stage, candidate.config, plan, Origin(RolloutKind.ROLLBACK, bad)
         )
         return restored
+
+    def _take_over(self, tx: Tx, endpoint: Endpoint, warm: Deployment, bad: Deployment, reason: str) -> None:
+        """Give production back to a predecessor that is still warm; the new deployment of it comes after."""
+        cause = f"{bad.id} is rolled back to {warm.id}, which is still warm"
+        routing.set_weights(tx, endpoint, ((warm.id, FULL_WEIGHT_BP),), cause)
+        rows.set_slot(tx.conn, warm)
+        warm = changes.save_deployment(tx, warm, drain_after=None, state_reason="took production back")
+        self._end(tx, bad, reason)
+        self._endings.refresh_standing(tx, warm)
+
+    def _end(self, tx: Tx, bad: Deployment, reason: str) -> None:
+        current = rows.deployment(tx.conn, bad.id)
+        assert current is not None
+        self._endings.end(tx, current, f"rolled back: {reason}")
+
+    def _endpoint(self, tx: Tx, bad: Deployment) -> Endpoint:
+        endpoint = rows.endpoint(tx.conn, bad.project, bad.endpoint)
+        assert endpoint is not None
+        return endpoint

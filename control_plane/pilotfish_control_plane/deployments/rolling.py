@@ -167,13 +167,6 @@ class Rolling:
         source = rows.deployment(tx.conn, rollout.source) if rollout.source else None
         if source is not None and source.stage.is_live and source.state.serves:
             self._endings.end(tx, source, f"{rollout.kind.value}: {deployment.id} took over")
-        if rollout.kind is RolloutKind.ROLLBACK:
-            self._end_warm_ones(tx, deployment)
-
-    def _end_warm_ones(self, tx: Tx, restored: Deployment) -> None:
-        for other in rows.open_deployments(tx.conn, restored.project, restored.endpoint):
-            if other.stage is restored.stage and other.id != restored.id and other.drain_after is not None:
-                self._endings.end(tx, other, f"{restored.id} took over")
 
     def _auto_promote(self, tx: Tx, rollout: Rollout, deployment: Deployment) -> Rollout:
         try:
@@ -211,6 +204,10 @@ class Rolling:
         if self._endings.drained(tx, deployment):
             changes.enter_rollout(tx, rollout, RolloutState.ABORTED, rollout.state_reason)
         return None
+
+    def finish(self, tx: Tx, rollout: Rollout, reason: str) -> Rollout:
+        """End an ABORTING rollout without waiting for the gateway, because another one must begin."""
+        return changes.enter_rollout(tx, rollout, RolloutState.ABORTED, reason)
 
     def pause(self, tx: Tx, rollout: Rollout, reason: str) -> Rollout:
         """Stay at this step until a person says otherwise."""

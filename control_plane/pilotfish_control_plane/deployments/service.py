@@ -25,6 +25,7 @@ from pilotfish_control_plane.deployments.creation import Creation
 from pilotfish_control_plane.deployments.endings import Endings
 from pilotfish_control_plane.deployments.model import Deployment, DeploymentState, Endpoint, Revision, Shadow, Stage
 from pilotfish_control_plane.deployments.neighbours import Neighbours
+from pilotfish_control_plane.deployments.node_side import NodeSide
 from pilotfish_control_plane.deployments.promotion import Promotion
 from pilotfish_control_plane.deployments.reading import Reading
 from pilotfish_control_plane.deployments.restoring import Restoring
@@ -40,7 +41,7 @@ __all__ = ["DeploymentService"]
 CONFIG_FIELDS = ("resources", "scaling", "health_check", "rollback", "monitoring")
 
 
-class DeploymentService(Reading):
+class DeploymentService(Reading, NodeSide):
     """Brings versions into service and takes them out; see `Reading` for what can be asked."""
 
     def __init__(self, neighbours: Neighbours) -> None:

@@ -309,7 +309,7 @@ def install(core: Core) -> Installed:
     def live(tx: Tx) -> list[Subject]:
         registry = core.services.get(RegistryService)
         found = []
-        for deployment in core.services.get(DeploymentService).live(tx, None):
+        for deployment in core.services.get(DeploymentService).live_everywhere(tx):
             try:
                 version = registry.get_version(tx, deployment.project, deployment.model, deployment.version)
             except NotFound:

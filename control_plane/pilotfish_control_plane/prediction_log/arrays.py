@@ -1,7 +1,7 @@
 """Numpy arrays and lists as Arrow columns.
 
 Owns the conversion of one column. `pyarrow.array` is avoided throughout: its first call imports pandas, which
-costs most of a second and tens of megabytes. It knows nothing of batches or files.
+costs most of a second and tens of megabytes; so does `to_numpy`. It knows nothing of batches or files.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["feature_to_arrow", "text_to_arrow", "to_arrow"]
+__all__ = ["column_to_numpy", "feature_to_arrow", "text_to_arrow", "to_arrow"]
 
 Column = npt.NDArray[Any]  # of any type that a feature may have; the dtype is looked at here
+_DTYPES = {"float": "float32", "double": "float64"}  # Arrow's names that numpy gives to other types
 _MOST_TEXT_BYTES = 2**31 - 1
 
 
@@ -28,6 +30,25 @@ def to_arrow(values: Column, valid: npt.NDArray[np.bool_] | None = None) -> pa.A
         bitmap = pa.py_buffer(np.packbits(valid, bitorder="little")) if nulls else None
     kind = pa.from_numpy_dtype(values.dtype)
     return pa.Array.from_buffers(kind, len(values), [bitmap, pa.py_buffer(data)], nulls)
+
+
+def column_to_numpy(column: pa.Array | pa.ChunkedArray) -> Column:
+    """Return a column as an array: NaN for a missing number, object with None where text or flags are missing."""
+    if isinstance(column, pa.ChunkedArray):
+        chunks = column.chunks or [pa.nulls(0, column.type)]
+        column = pa.concat_arrays(chunks) if len(chunks) > 1 else chunks[0]
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        column, kind = column.cast(pa.int64()), pa.int64()
+    if column.null_count and pa.types.is_integer(kind):
+        column, kind = column.cast(pa.float64()), pa.float64()
+    if column.null_count and pa.types.is_floating(kind):
+        column = pc.fill_null(column, pa.scalar(float("nan"), kind))
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        dtype = _DTYPES.get(str(kind), str(kind))
+        return np.frombuffer(column.buffers()[1] or b"", dtype)[column.offset : column.offset + len(column)]
+    flags = pa.types.is_boolean(kind) and not column.null_count
+    return np.array(column.to_pylist(), dtype=np.bool_ if flags else object)
 
 
 def text_to_arrow(values: Sequence[str | None], *, nullable: bool = False) -> pa.Array:

@@ -64,13 +64,14 @@ def hash_ids(ids: pa.Array) -> npt.NDArray[np.uint64]:
     offsets = np.frombuffer(offset_buffer, np.int32)[ids.offset : ids.offset + rows + 1].astype(np.int64)
     data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
     lengths = np.diff(offsets)
-    for length in np.unique(lengths):
-        if length == 0:
-            continue
+    for length in set(lengths.tolist()) - {0}:
         chosen = np.flatnonzero(lengths == length)
-        words = np.zeros((len(chosen), -(-int(length) // 8) * 8), np.uint8)
-        words[:, :length] = data[offsets[chosen][:, None] + np.arange(length)]
-        result[chosen] = _mix(words.view("<u8"), int(length))
+        words = np.zeros((len(chosen), -(-length // 8) * 8), np.uint8)
+        if len(chosen) == rows:  # ids of one length, the usual case, lie in one block
+            words[:, :length] = data[offsets[0] : offsets[-1]].reshape(rows, length)
+        else:
+            words[:, :length] = data[offsets[chosen][:, None] + np.arange(length)]
+        result[chosen] = _mix(words.view("<u8"), length)
     return result
 
 

@@ -25,7 +25,7 @@ from .manifest import Change, Manifest, Part
 from .options import LogOptions
 from .parts import PARTS, TRUTH, merge_parts, write_segment_parts
 from .repeats import Repeats
-from .segments import Damage, Segment, load_segment, map_file
+from .segments import PREDICTIONS, Damage, Segment, load_segment, map_file
 from .snapshots import Snapshots
 
 __all__ = ["Maintenance", "Merged", "Purged"]
@@ -131,14 +131,22 @@ class Maintenance:
         """Do what is due and return the seconds until something may be due again."""
         self._journal.seal(self._options.segment_age_s)
         with self._one, self._disk():
-            for segment in self._journal.sealed():
+            rolled = self._journal.sealed()
+            for segment in rolled:
                 self._roll(segment)
                 if self._stopping:
                     return 0.0
+            if rolled:
+                self._count_repeats({r.deployment for s in rolled for r in s.records if r.kind == PREDICTIONS})
             if self._dirty:
                 self._dirty = False
                 self._compact(everything=False)
         return max(0.1, min(5.0, self._options.segment_age_s))
+
+    def _count_repeats(self, deployments: set[str]) -> None:
+        """Bring the index of repeated ids up to date here, so that no query has to."""
+        with self._snapshots.take() as snapshot:
+            self._repeats.find(snapshot, deployments)
 
     def roll_all(self) -> int:
         """Roll every log file, the active one too, and return how many."""

@@ -10,19 +10,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .arrays import text_to_arrow, to_arrow
+from .arrays import column_to_numpy, text_to_arrow, to_arrow
 from .columns import CONSTANTS, DAY_US, INPUT, OUTPUT
 from .durable import make_directory, publish
 from .manifest import Part
 from .segments import PREDICTIONS, Record, decode, sequence_numbers
 
-__all__ = ["PARTS", "TRUTH", "day_name", "merge_parts", "remove_strays", "stack", "write_segment_parts"]
+__all__ = ["PARTS", "TRUTH", "day_name", "merge_parts", "read_part", "remove_strays", "stack", "write_segment_parts"]
 
 PARTS, TRUTH = "parts", "truth"
 ROW_GROUP_ROWS = 122_880  # DuckDB's own size: one task per row group
@@ -123,8 +123,7 @@ def write_segment_parts(root: Path, number: int, records: Sequence[Record], data
 
 
 def _by_day(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    times = table["time"].combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
-    days = times // DAY_US
+    days = column_to_numpy(table["time"]) // DAY_US
     first, last = int(days.min()), int(days.max())
     if first == last:
         yield first, table
@@ -142,21 +141,12 @@ def _write(root: Path, kind: str, deployment: str, day: int, name: str, table: p
     final = folder / name
     temporary = folder / f"{name}.tmp"
     try:
-        pq.write_table(
-            table,
-            str(temporary),
-            row_group_size=ROW_GROUP_ROWS,
-            compression="zstd",
-            compression_level=3 if merged else 1,
-            use_dictionary=[f.name for f in table.schema if _repeats(f)],
-            column_encoding={"seq": "DELTA_BINARY_PACKED", "time": "DELTA_BINARY_PACKED"},
-            write_statistics=["seq", "time"],
-        )
+        pq.write_table(table, str(temporary), row_group_size=ROW_GROUP_ROWS, **_settings(table.schema, merged=merged))
         publish(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    times, numbers = pc.min_max(table["time"].cast(pa.int64())), pc.min_max(table["seq"])
+    times, numbers = column_to_numpy(table["time"]), column_to_numpy(table["seq"])
     features = tuple((f.name, str(f.type)) for f in table.schema if f.name not in _FIRST_COLUMNS)
     return Part(
         path=final.relative_to(root).as_posix(),
@@ -165,13 +155,26 @@ def _write(root: Path, kind: str, deployment: str, day: int, name: str, table: p
         day=day,
         rows=table.num_rows,
         size_bytes=final.stat().st_size,
-        first_us=times["min"].as_py(),
-        last_us=times["max"].as_py(),
-        first_segment=numbers["min"].as_py() >> 32,
-        last_segment=numbers["max"].as_py() >> 32,
+        first_us=int(times.min()),
+        last_us=int(times.max()),
+        first_segment=int(numbers.min()) >> 32,
+        last_segment=int(numbers.max()) >> 32,
         columns=features if kind == PARTS else (),
         merged=merged,
     )
+
+
+def _settings(schema: pa.Schema, *, merged: bool) -> dict[str, Any]:  # Any: keywords of pyarrow, each of its own type
+    """Return how a part is written: fresh ones quickly, so that rolling keeps up; merged ones small."""
+    dictionary = [f.name for f in schema if _repeats(f)]
+    numbers = [f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
+    quick = {} if merged else dict.fromkeys(numbers, "lz4")
+    return {
+        "compression": {f.name: quick.get(f.name, "zstd") for f in schema},
+        "use_dictionary": dictionary,
+        "column_encoding": {"seq": "DELTA_BINARY_PACKED", "time": "DELTA_BINARY_PACKED"},
+        "write_statistics": ["seq", "time"],
+    }
 
 
 def _repeats(field: pa.Field) -> bool:
@@ -181,9 +184,15 @@ def _repeats(field: pa.Field) -> bool:
     return bool(field.name.startswith((INPUT, OUTPUT)) and pa.types.is_string(field.type))
 
 
+def read_part(root: Path, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the rows of a part; `pyarrow.parquet.read_table` would take `deployment=…` for a further column."""
+    with pq.ParquetFile(str(root / part.path)) as file:
+        return file.read(columns)
+
+
 def merge_parts(root: Path, parts: Sequence[Part]) -> Part:
     """Write one part with the rows of several of the same deployment, day and columns, in order of arrival."""
-    tables = [pq.read_table(str(root / part.path), partitioning=None) for part in parts]
+    tables = [read_part(root, part) for part in parts]
     table = pa.concat_tables(tables, promote_options="permissive").sort_by("seq")
     head = parts[0]
     name = f"{min(p.first_segment for p in parts):012d}-{max(p.last_segment for p in parts):012d}"

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from .arrays import column_to_numpy
 from .manifest import Part
-from .parts import PARTS
+from .parts import PARTS, read_part
 from .segments import PREDICTIONS, decode
 from .snapshots import Snapshot
 
@@ -47,7 +47,7 @@ class _Deployment:
     def _load(self, rolled: int) -> None:
         try:
             index = json.loads((self.folder / "index.json").read_text())
-            runs = [np.memmap(self.folder / name, np.uint64, "r") for name in index["runs"]]
+            runs: list[Hashes] = [np.memmap(self.folder / name, np.uint64, "r") for name in index["runs"]]
             repeated = np.fromfile(self.folder / index["repeated"], np.uint64) if index["repeated"] else _NONE
             if [len(run) for run in runs] != index["rows"] or len(repeated) != index["repeats"]:
                 raise ValueError("a file has another length than the index says")
@@ -58,7 +58,7 @@ class _Deployment:
         except (OSError, ValueError, KeyError) as error:
             _logger.warning("%s cannot be used and is built again: %s", self.folder, error)
             return
-        self.runs, self.repeated, self.covered = list(runs), repeated, index["covered"]
+        self.runs, self.repeated, self.covered = [*runs], repeated, index["covered"]
 
     def add(self, hashes: Hashes, covered: int) -> None:
         """Count the hashes of further rows, those of log files up to `covered`."""
@@ -143,10 +143,10 @@ class Repeats:
 
     def _read(self, part: Part, covered: int) -> Hashes:
         names = ["id_hash"] if part.first_segment > covered else ["id_hash", "seq"]
-        table = pq.read_table(str(self._root / part.path), columns=names, partitioning=None)
-        hashes: Hashes = table["id_hash"].to_numpy()
+        table = read_part(self._root, part, names)
+        hashes: Hashes = column_to_numpy(table["id_hash"])
         if len(names) == 2:
-            hashes = hashes[(table["seq"].to_numpy() >> 32) > covered]
+            hashes = hashes[(column_to_numpy(table["seq"]) >> 32) > covered]
         return hashes
 
     def _tail(self, snapshot: Snapshot, name: str, entry: _Deployment) -> Hashes:
@@ -155,7 +155,7 @@ class Repeats:
         key = (entry.covered, *((number, record.body_offset) for number, record, _ in items[:1] + items[-1:]))
         if key != entry.tail_key:
             schemas: dict[bytes, pa.Schema] = {}
-            columns = [decode(data, record, schemas)[0]["id_hash"].to_numpy() for _, record, data in items]
+            columns = [column_to_numpy(decode(data, record, schemas)[0]["id_hash"]) for _, record, data in items]
             hashes = np.concatenate(columns) if columns else _NONE
             hashes = np.sort(hashes[hashes != 0])
             entry.tail_repeated = _union(_twice(hashes), *(_common(run, hashes) for run in entry.runs))

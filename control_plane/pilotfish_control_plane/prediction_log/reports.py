@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pilotfish.errors import InvalidArgument, Violation
 
+from .arrays import column_to_numpy
 from .columns import DAY_US, INPUT, OUTPUT
 from .parts import day_name
 from .queries import Session
@@ -157,17 +158,16 @@ def labelled(session: Session) -> Labelled:
     )
     return Labelled(
         table["id"].to_pylist(),
-        {name.removeprefix(OUTPUT): table[name].to_numpy() for name in outputs},
+        {name.removeprefix(OUTPUT): column_to_numpy(table[name]) for name in outputs},
         _truths(table),
-        table["time"].to_numpy(),
-        table["truth_time"].to_numpy(),
+        column_to_numpy(table["time"]),
+        column_to_numpy(table["truth_time"]),
     )
 
 
 def _truths(table: pa.Table) -> npt.NDArray[Any]:
     if table["text"].null_count == table.num_rows:
-        numbers: npt.NDArray[Any] = table["truth"].to_numpy()
-        return numbers
+        return column_to_numpy(table["truth"])
     pairs = zip(table["text"].to_pylist(), table["truth"].to_pylist(), strict=True)
     return np.array([text if text is not None else f"{number:g}" for text, number in pairs], dtype=object)
 

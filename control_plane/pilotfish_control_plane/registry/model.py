@@ -107,7 +107,7 @@ class Version:
         label: free label, unique within the model; "": none.
         signature: as in signature.json: inputs, outputs, feature_names, classes.
         files: of the artifact; lists leave them out when they were asked to.
-        artifact_path: models/{model}/{number}/{id}; "": no artifact.
+        artifact_path: models/{model}/{number}/{id}; "": no artifact. While a job makes it: where it will lie.
         profile_id: of the training data's profile; "": none.
     """
 
@@ -161,6 +161,7 @@ class NewVersion:
             between, nothing is written and `NumberTaken` is raised.
         profile_json: canonical JSON of the training data's profile; "": none.
         aliases: to point at it in the same transaction.
+        author: "": whoever calls.
     """
 
     project: str
@@ -180,6 +181,7 @@ class NewVersion:
     profile_json: str = ""
     lineage: Lineage = field(default_factory=Lineage)
     aliases: Sequence[str] = ()
+    author: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,9 @@ def _refused(
     mine, all_ = allowed(before, mover), allowed(before)
     says = ", ".join(s.value for s in mine) or "none"
     others = "; ".join(f"{s.value} only {TRANSITIONS[before, s].value}" for s in all_ if s not in mine)
-    violations = [Violation(s.value, f"allowed from {before.value}, {TRANSITIONS[before, s].value}", "ALLOWED") for s in all_]
+    violations = [
+        Violation(s.value, f"allowed from {before.value}, {TRANSITIONS[before, s].value}", "ALLOWED") for s in all_
+    ]
     violations += [Violation(name, f"uses {subject}", "IN_USE") for name in users]
     return FailedPrecondition(
         f"{subject} is {before.value} and cannot become {after.value} {mover.value}; "

@@ -8,15 +8,30 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Column, Connection, ForeignKey, String, Table, delete, insert, select, update
+from sqlalchemy import Column, Connection, ForeignKey, Row, String, Table, delete, insert, select, update
 
 from pilotfish_control_plane.access.model import Principal, Role
 from pilotfish_control_plane.storage.metadata import metadata
 from pilotfish_control_plane.storage.transaction import Tx
 from pilotfish_control_plane.storage.types import UtcDateTime
 
-__all__ = ["TOPIC", "Holder", "add_token", "bind", "digest", "holder", "principal", "revoke_token", "unbind"]
+__all__ = [
+    "TOPIC",
+    "Holder",
+    "TokenRow",
+    "add_token",
+    "all_tokens",
+    "bind",
+    "digest",
+    "holder",
+    "principal",
+    "replace_token",
+    "revoke_token",
+    "token",
+    "unbind",
+]
 
 TOPIC = "access"
 
@@ -39,9 +54,9 @@ role_bindings = Table(
 tokens = Table(
     "tokens",
     metadata,
-    Column("hash", String(64), primary_key=True),
+    Column("name", String(127), primary_key=True),
+    Column("hash", String(64), nullable=False, unique=True),
     Column("principal", ForeignKey("principals.name", ondelete="CASCADE"), nullable=False, index=True),
-    Column("label", String(255), nullable=False),
     Column("created", UtcDateTime, nullable=False),
     Column("expires", UtcDateTime),
     Column("revoked", UtcDateTime),
@@ -56,9 +71,21 @@ class Holder:
     expires: datetime | None
 
 
-def digest(token: str) -> str:
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A token without its text."""
+
+    name: str
+    principal: str
+    hash: str
+    created: datetime
+    expires: datetime | None
+    revoked: datetime | None
+
+
+def digest(text: str) -> str:
     """Return the hash under which a token is kept."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def principal(conn: Connection, name: str) -> Principal | None:
@@ -98,17 +125,43 @@ def unbind(tx: Tx, name: str, project: str, role: Role) -> bool:
     return bool(tx.conn.execute(delete(role_bindings).filter_by(**key)).rowcount)
 
 
-def add_token(tx: Tx, name: str, token_hash: str, label: str, expires: datetime | None = None) -> None:
-    """Let a token stand for the existing principal `name`; a known hash is left as it is."""
-    if tx.conn.execute(select(tokens.c.hash).where(tokens.c.hash == token_hash)).first() is None:
-        tx.conn.execute(
-            insert(tokens).values(hash=token_hash, principal=name, label=label, created=tx.now, expires=expires)
-        )
+def add_token(tx: Tx, name: str, principal_name: str, token_hash: str, expires: datetime | None = None) -> TokenRow:
+    """Let a token called `name` stand for the existing principal; the name must be free."""
+    tx.conn.execute(
+        insert(tokens).values(name=name, hash=token_hash, principal=principal_name, created=tx.now, expires=expires)
+    )
     tx.wake(TOPIC)
+    return TokenRow(name, principal_name, token_hash, tx.now, expires, None)
 
 
-def revoke_token(tx: Tx, token_hash: str) -> bool:
+def replace_token(tx: Tx, name: str, principal_name: str, token_hash: str) -> None:
+    """Make `token_hash` the one valid text of the token `name`; unchanged when it is that already, even revoked."""
+    known = token(tx.conn, name)
+    if known is None:
+        add_token(tx, name, principal_name, token_hash)
+    elif known.hash != token_hash:
+        changed = {"hash": token_hash, "created": tx.now, "revoked": None}
+        tx.conn.execute(update(tokens).where(tokens.c.name == name).values(**changed))
+        tx.wake(TOPIC)
+
+
+def token(conn: Connection, name: str) -> TokenRow | None:
+    """Return the token called `name`, valid or not."""
+    row = conn.execute(select(tokens).where(tokens.c.name == name)).first()
+    return None if row is None else _token(row)
+
+
+def all_tokens(conn: Connection) -> list[TokenRow]:
+    """Return every token, by name."""
+    return [_token(row) for row in conn.execute(select(tokens).order_by(tokens.c.name))]
+
+
+def _token(row: Row[Any]) -> TokenRow:
+    return TokenRow(row.name, row.principal, row.hash, row.created, row.expires, row.revoked)
+
+
+def revoke_token(tx: Tx, name: str) -> bool:
     """End a token at once; return whether it was valid."""
     tx.wake(TOPIC)
-    alive = (tokens.c.hash == token_hash) & tokens.c.revoked.is_(None)
+    alive = (tokens.c.name == name) & tokens.c.revoked.is_(None)
     return bool(tx.conn.execute(update(tokens).where(alive).values(revoked=tx.now)).rowcount)

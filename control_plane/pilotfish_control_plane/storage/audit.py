@@ -17,10 +17,13 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Index, Row, String, Table, func, insert, select, update
 
+from pilotfish.errors import FailedPrecondition
+from pilotfish_control_plane.storage.filter_sql import Kind, Scalar
 from pilotfish_control_plane.storage.metadata import metadata
+from pilotfish_control_plane.storage.paging import Listing, Page, PageRequest, fetch_page
 from pilotfish_control_plane.storage.types import BigId, Json, JsonObject, UtcDateTime
 
-__all__ = ["TOPIC", "AuditRow", "Verification", "append", "audit", "listing", "seal", "verify"]
+__all__ = ["TOPIC", "AuditRow", "Verification", "append", "audit", "key_id", "listing", "page", "seal", "verify"]
 
 TOPIC = "audit"
 GENESIS = "0" * 64
@@ -39,6 +42,7 @@ audit = Table(
     Column("after", Json),
     Column("chain", BigInteger, unique=True, comment="1, 2, 3 … in the order of sealing; NULL: not sealed yet"),
     Column("seal", String(64)),
+    Column("key_id", String(16), comment="which key sealed it; tells a wrong key from a changed row"),
     Index("ix_audit_resource", "resource", "id"),
     sqlite_autoincrement=True,
 )
@@ -61,11 +65,24 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a walk along the chain found; `problems` is empty when nothing was tampered with."""
+    """What a walk along the chain found; `problems` is empty when nothing was tampered with.
+
+    Args:
+        sealed: rows in the chain.
+        unsealed: rows that wait for the sealer.
+        problems: every break, in words.
+        first_broken: id of the first row whose seal does not hold; 0: none.
+    """
 
     sealed: int
     unsealed: int
     problems: tuple[str, ...]
+    first_broken: int = 0
+
+
+def key_id(key: bytes) -> str:
+    """Return a name for `key` that does not give it away."""
+    return hashlib.sha256(b"pilotfish audit key" + key).hexdigest()[:16]
 
 
 def append(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -84,22 +101,34 @@ def seal(conn: Connection, key: bytes, limit: int = 1000) -> int:
     """Seal the oldest unsealed rows, at most `limit`; return how many.
 
     Call it as the leader, in a write transaction: `chain` is unique, so two sealers cannot both commit.
+
+    Raises:
+        FailedPrecondition: the last row was sealed with another key.
     """
     last = conn.execute(
-        select(audit.c.chain, audit.c.seal).where(audit.c.chain.is_not(None)).order_by(audit.c.chain.desc()).limit(1)
+        select(audit.c.chain, audit.c.seal, audit.c.key_id)
+        .where(audit.c.chain.is_not(None))
+        .order_by(audit.c.chain.desc())
+        .limit(1)
     ).first()
     chain, previous = (last.chain, last.seal) if last else (0, GENESIS)
+    if last is not None and last.key_id != key_id(key):
+        raise FailedPrecondition(
+            "the audit trail was sealed with another key: give every control plane of one database the same audit_key",
+            reason="AUDIT_KEY",
+        )
     rows = conn.execute(select(audit).where(audit.c.chain.is_(None)).order_by(audit.c.id).limit(limit)).all()
     for row in rows:
         chain += 1
         previous = _digest(key, chain, previous, row)
-        conn.execute(update(audit).where(audit.c.id == row.id).values(chain=chain, seal=previous))
+        conn.execute(update(audit).where(audit.c.id == row.id).values(chain=chain, seal=previous, key_id=key_id(key)))
     return len(rows)
 
 
 def verify(conn: Connection, key: bytes, limit: int = 20) -> Verification:
     """Walk the chain and report every break: a changed, removed or re-ordered row. Stops after `limit` problems."""
     problems: list[str] = []
+    first_broken = 0
     expected, previous = 0, GENESIS
     rows = conn.execute(select(audit).where(audit.c.chain.is_not(None)).order_by(audit.c.chain))
     for row in rows.yield_per(1000):
@@ -107,13 +136,16 @@ def verify(conn: Connection, key: bytes, limit: int = 20) -> Verification:
         if row.chain != expected:
             problems.append(f"links {expected} to {row.chain - 1} are missing")
             expected = row.chain
+        elif row.key_id != key_id(key):
+            problems.append(f"link {row.chain} (row {row.id}) was sealed with another key")
         elif not hmac.compare_digest(_digest(key, row.chain, previous, row), row.seal or ""):
             problems.append(f"link {row.chain} (row {row.id}, {row.method} {row.resource}) does not match its seal")
         previous = row.seal or ""
+        first_broken = first_broken or (row.id if problems else 0)
         if len(problems) >= limit:
             break
     unsealed = conn.execute(select(func.count()).select_from(audit).where(audit.c.chain.is_(None))).scalar_one()
-    return Verification(expected, unsealed, tuple(problems))
+    return Verification(expected, unsealed, tuple(problems), first_broken)
 
 
 def listing(conn: Connection, *, resource: str = "", after_id: int = 0, limit: int = 100) -> list[AuditRow]:
@@ -121,7 +153,27 @@ def listing(conn: Connection, *, resource: str = "", after_id: int = 0, limit: i
     query = select(audit).where(audit.c.id > after_id).order_by(audit.c.id).limit(limit)
     if resource:
         query = query.where(audit.c.resource == resource)
-    return [
-        AuditRow(r.id, r.time, r.principal, r.request_id, r.method, r.resource, r.before, r.after, r.chain)
-        for r in conn.execute(query)
-    ]
+    return [_row(r) for r in conn.execute(query)]
+
+
+def page(conn: Connection, request: PageRequest) -> Page[AuditRow]:
+    """Return a page of the trail, newest first."""
+    return fetch_page(conn, select(audit), _LISTING, request, _row)
+
+
+def _row(r: Row[Any]) -> AuditRow:
+    return AuditRow(r.id, r.time, r.principal, r.request_id, r.method, r.resource, r.before, r.after, r.chain)
+
+
+_LISTING = Listing(
+    key=Scalar(audit.c.id, Kind.NUMBER),
+    fields={
+        "actor": Scalar(audit.c.principal),
+        "method": Scalar(audit.c.method),
+        "resource": Scalar(audit.c.resource),
+        "request_id": Scalar(audit.c.request_id),
+        "time": Scalar(audit.c.time, Kind.TIME),
+    },
+    orders={"sequence": Scalar(audit.c.id, Kind.NUMBER)},
+    default_order="sequence desc",
+)

@@ -71,6 +71,7 @@ def tail(
     *,
     kinds: Sequence[str] = (),
     subject_prefix: str = "",
+    project: str | None = None,
     limit: int = 500,
 ) -> list[Event]:
     """Return events after `after_seq` in order, at most `limit`.
@@ -80,6 +81,7 @@ def tail(
         after_seq: the last seq already seen, exclusive.
         kinds: kinds wanted; `a` also takes `a.b`; empty: all.
         subject_prefix: the start of the subject's resource name; empty: all.
+        project: only this project's; None: all.
         limit: largest number of events.
     """
     wanted = [events.c.seq > after_seq]
@@ -87,6 +89,8 @@ def tail(
         wanted.append(
             or_(*(or_(events.c.kind == k, events.c.kind.startswith(k + ".", autoescape=True)) for k in kinds))
         )
+    if project is not None:
+        wanted.append(events.c.project == project)
     if subject_prefix:
         wanted.append(events.c.subject.startswith(subject_prefix, autoescape=True))
     rows = conn.execute(select(events).where(and_(*wanted)).order_by(events.c.seq).limit(limit))

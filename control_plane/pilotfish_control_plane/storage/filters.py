@@ -166,7 +166,9 @@ class _Parser:
         return token
 
     def _accept(self, kind: str, value: str) -> bool:
-        found = self._next.kind == kind and (self._next.value.upper() if kind == "keyword" else self._next.value) == value
+        found = (
+            self._next.kind == kind and (self._next.value.upper() if kind == "keyword" else self._next.value) == value
+        )
         if found:
             self._take()
         return found

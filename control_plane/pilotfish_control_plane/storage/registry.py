@@ -1,7 +1,7 @@
-"""Models, versions, aliases, profiles and their history: tables and single-row queries.
+"""Models, versions, aliases, profiles and their history: single rows, read and written.
 
-Owns the tables. Lists are in `storage.registry_lists`. It decides nothing: `registry.rules` and
-`registry.service` do.
+Owns the conversion of rows. Tables are in `storage.registry_tables`, lists in `storage.registry_lists`. It decides
+nothing: `registry.rules` and `registry.service` do.
 """
 
 from __future__ import annotations
@@ -11,179 +11,20 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any  # column values of several types
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Float,
-    ForeignKey,
-    ForeignKeyConstraint,
-    Index,
-    Integer,
-    Row,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    and_,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row, Table, and_, delete, insert, select, update
 
-from pilotfish_control_plane.registry.model import (
-    ArtifactFile,
-    Change,
-    Lineage,
-    Model,
-    Version,
-    VersionStatus,
-)
-from pilotfish_control_plane.storage.metadata import metadata
-from pilotfish_control_plane.storage.types import BigId, Json, UtcDateTime
-
-__all__ = [
-    "aliases",
-    "model_tags",
-    "models",
-    "profiles",
-    "registry_changes",
-    "version_files",
-    "version_metrics",
-    "version_tags",
-    "versions",
-]
-
-models = Table(
-    "models",
-    metadata,
-    Column("project", String(63), primary_key=True),
-    Column("model", String(63), primary_key=True),
-    Column("description", Text, nullable=False),
-    Column("tags", Json, nullable=False),
-    Column("author", String(255), nullable=False),
-    Column("next_number", BigInteger, nullable=False, comment="the number of the next version; only ever grows"),
-    Column("latest_number", BigInteger, nullable=False, comment="the newest resolvable version; 0: none"),
-    Column("created", UtcDateTime, nullable=False),
-    Column("updated", UtcDateTime, nullable=False),
-    Column("revision", BigInteger, nullable=False),
-    Index("ix_models_created", "project", "created", "model"),
-    Index("ix_models_updated", "project", "updated", "model"),
-)
-
-model_tags = Table(
-    "model_tags",
-    metadata,
-    Column("project", String(63), primary_key=True),
-    Column("model", String(63), primary_key=True),
-    Column("key", String(128), primary_key=True),
-    Column("value", String(256), nullable=False),
-    ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"], ondelete="CASCADE"),
-    Index("ix_model_tags_value", "project", "key", "value", "model"),
-)
-
-versions = Table(
-    "versions",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("project", String(63), nullable=False),
-    Column("model", String(63), nullable=False),
-    Column("number", BigInteger, nullable=False),
-    Column("label", String(63), comment="NULL: none; unique within the model"),
-    Column("status", String(10), nullable=False),
-    Column("author", String(255), nullable=False),
-    Column("description", Text, nullable=False),
-    Column("tags", Json, nullable=False),
-    Column("metrics", Json, nullable=False),
-    Column("hyperparameters", Json, nullable=False),
-    Column("training_data_hash", String(64), nullable=False),
-    Column("artifact_size_bytes", BigInteger, nullable=False),
-    Column("file_count", Integer, nullable=False),
-    Column("framework", String(32), nullable=False),
-    Column("dependencies", Json, nullable=False),
-    Column("signature", Json, nullable=False),
-    Column("artifact_path", String(255), nullable=False, comment="empty: no artifact"),
-    Column("profile_id", String(64), nullable=False, comment="empty: none"),
-    Column("lineage", Json, nullable=False),
-    Column("created", UtcDateTime, nullable=False),
-    Column("updated", UtcDateTime, nullable=False),
-    Column("revision", BigInteger, nullable=False),
-    ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
-    UniqueConstraint("project", "model", "number"),
-    UniqueConstraint("project", "model", "label"),
-    Index("ix_versions_number", "project", "number", "model"),
-    Index("ix_versions_status", "project", "model", "status", "number"),
-    Index("ix_versions_created", "project", "created", "id"),
-    Index("ix_versions_updated", "project", "updated", "id"),
-)
-
-# Not in `versions`: an artifact may have 10,000 files, and no list wants to read them all.
-version_files = Table(
-    "version_files",
-    metadata,
-    Column("version", ForeignKey("versions.id", ondelete="CASCADE"), primary_key=True),
-    Column("files", Json, nullable=False, comment="[[path, size_bytes, sha256], …]"),
-)
-
-# Project, model and number are repeated here so that one index answers a list by tag in its order.
-version_tags = Table(
-    "version_tags",
-    metadata,
-    Column("version", ForeignKey("versions.id", ondelete="CASCADE"), primary_key=True),
-    Column("key", String(128), primary_key=True),
-    Column("value", String(256), nullable=False),
-    Column("project", String(63), nullable=False),
-    Column("model", String(63), nullable=False),
-    Column("number", BigInteger, nullable=False),
-    Index("ix_version_tags_value", "project", "key", "value", "number", "model"),
-    Index("ix_version_tags_model", "project", "model", "key", "value", "number"),
-)
-
-version_metrics = Table(
-    "version_metrics",
-    metadata,
-    Column("version", ForeignKey("versions.id", ondelete="CASCADE"), primary_key=True),
-    Column("key", String(128), primary_key=True),
-    Column("value", Float(53), nullable=False),
-    Index("ix_version_metrics_value", "key", "value", "version"),
-)
-
-aliases = Table(
-    "aliases",
-    metadata,
-    Column("project", String(63), primary_key=True),
-    Column("model", String(63), primary_key=True),
-    Column("alias", String(63), primary_key=True),
-    Column("version", ForeignKey("versions.id"), nullable=False, index=True),
-    Column("number", BigInteger, nullable=False),
-    ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
-)
-
-profiles = Table(
-    "profiles",
-    metadata,
-    Column("id", String(64), primary_key=True),
-    Column("json", Text, nullable=False),
-    Column("created", UtcDateTime, nullable=False),
-)
-
-registry_changes = Table(
-    "registry_changes",
-    metadata,
-    Column("id", BigId, primary_key=True, autoincrement=True),
-    Column("project", String(63), nullable=False),
-    Column("model", String(63), nullable=False),
-    Column("number", BigInteger, nullable=False, comment="0: the model itself"),
-    Column("time", UtcDateTime, nullable=False),
-    Column("actor", String(255), nullable=False),
-    Column("action", String(63), nullable=False),
-    Column("before", Json),
-    Column("after", Json),
-    Column("reason", Text, nullable=False),
-    Index("ix_registry_changes_subject", "project", "model", "number", "id"),
-    sqlite_autoincrement=True,
+from pilotfish_control_plane.artifacts.model import artifact_path
+from pilotfish_control_plane.registry.model import ArtifactFile, Lineage, Model, Version, VersionStatus
+from pilotfish_control_plane.storage.registry_tables import (
+    aliases,
+    model_tags,
+    models,
+    profiles,
+    registry_changes,
+    version_files,
+    version_metrics,
+    version_tags,
+    versions,
 )
 
 
@@ -470,9 +311,12 @@ def _put_files(conn: Connection, version: Version) -> None:
         conn.execute(insert(version_files).values(version=version.id, files=files))
 
 
-def artifact_paths(conn: Connection) -> set[str]:
-    """Return every path in the store that a version's row claims."""
-    return set(conn.execute(select(versions.c.artifact_path).where(versions.c.artifact_path != "")).scalars())
+def claimed_paths(conn: Connection) -> set[str]:
+    """Return every path in the store that a version may have: those of failed versions are free."""
+    claimed = select(versions.c.model, versions.c.number, versions.c.id).where(
+        versions.c.status != VersionStatus.FAILED.value
+    )
+    return {artifact_path(r.model, r.number, r.id) for r in conn.execute(claimed)}
 
 
 # --- aliases
@@ -537,19 +381,3 @@ def add_change(
             reason=reason,
         )
     )
-
-
-def changes_of(
-    conn: Connection, project: str, model: str, number: int, *, before_id: int, limit: int
-) -> list[Change]:
-    """Return changes, newest first, older than `before_id` (0: from the newest)."""
-    wanted = [_of_model(registry_changes, project, model), registry_changes.c.number == number]
-    if before_id:
-        wanted.append(registry_changes.c.id < before_id)
-    query = select(registry_changes).where(*wanted).order_by(registry_changes.c.id.desc()).limit(limit)
-    return [Change(r.id, r.time, r.actor, r.action, r.before, r.after, r.reason) for r in conn.execute(query)]
-
-
-def count_models(conn: Connection) -> int:
-    """Return how many models there are, over all projects."""
-    return int(conn.execute(select(func.count()).select_from(models)).scalar_one())

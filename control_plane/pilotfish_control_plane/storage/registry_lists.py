@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any  # SQLAlchemy's expressions
+from typing import Any, cast  # Any: SQLAlchemy's expressions
 
-from sqlalchemy import Connection, Row, Table, and_, func, or_, select
+from sqlalchemy import Column, Connection, Row, Table, and_, func, or_, select
 
-from pilotfish_control_plane.registry.model import Model, Version, VersionStatus
+from pilotfish_control_plane.registry.model import Change, Model, Version, VersionStatus
 from pilotfish_control_plane.storage.filter_sql import Kind, MapField, Scalar
 from pilotfish_control_plane.storage.paging import Listing, Page, PageRequest, fetch_page
 from pilotfish_control_plane.storage.registry import (
@@ -19,15 +19,18 @@ from pilotfish_control_plane.storage.registry import (
     aliases_of_models,
     files_of,
     model_from,
+    version_from,
+)
+from pilotfish_control_plane.storage.registry_tables import (
     model_tags,
     models,
-    version_from,
+    registry_changes,
     version_metrics,
     version_tags,
     versions,
 )
 
-__all__ = ["MAX_FILES_PER_PAGE", "list_models", "list_versions"]
+__all__ = ["MAX_FILES_PER_PAGE", "list_changes", "list_models", "list_versions"]
 
 MAX_FILES_PER_PAGE = 10_000
 """Files over all versions of a page; a page that would have more ends earlier."""
@@ -44,7 +47,6 @@ _MODELS = Listing(
         "description": Scalar(models.c.description),
         "create_time": Scalar(models.c.created, Kind.TIME),
         "update_time": Scalar(models.c.updated, Kind.TIME),
-        "tags": MapField(models.c.model, model_tags.c.model, model_tags.c.key, model_tags.c.value),
     },
     orders={
         "name": Scalar(models.c.model),
@@ -70,7 +72,6 @@ def list_models(
         InvalidArgument: filter, order or token cannot be used.
     """
     query = select(models).where(models.c.project == project)
-    # The map's filter compares ids only; all of them are of this project.
     if any_tags:
         tagged = select(model_tags.c.model).where(model_tags.c.project == project, _any_tag(model_tags, any_tags))
         query = query.where(models.c.model.in_(tagged))
@@ -88,7 +89,9 @@ def list_models(
 def _tags_of_project(project: str) -> MapField:
     """Return the field `tags` of the models of one project: two projects may have models with equal ids."""
     own = select(model_tags).where(model_tags.c.project == project).subquery()
-    return MapField(models.c.model, own.c.model, own.c.key, own.c.value)
+    # A subquery's columns are columns, though its collection is typed more widely.
+    model, key, value = (cast("Column[Any]", own.c[name]) for name in ("model", "key", "value"))
+    return MapField(models.c.model, model, key, value)
 
 
 def list_versions(
@@ -176,6 +179,30 @@ def _versions_listing(order_by: str) -> Listing:
         },
         orders=orders,
         default_order="number desc",
+    )
+
+
+_CHANGES = Listing(
+    key=Scalar(registry_changes.c.id, Kind.NUMBER),
+    fields={},
+    orders={"id": Scalar(registry_changes.c.id, Kind.NUMBER)},
+    default_order="id desc",
+)
+
+
+def list_changes(conn: Connection, project: str, model: str, number: int, request: PageRequest) -> Page[Change]:
+    """Return a page of the history of a model (number 0) or a version, newest first."""
+    query = select(registry_changes).where(
+        registry_changes.c.project == project,
+        registry_changes.c.model == model,
+        registry_changes.c.number == number,
+    )
+    return fetch_page(
+        conn,
+        query,
+        _CHANGES,
+        request,
+        lambda r: Change(r.id, r.time, r.actor, r.action, r.before, r.after, r.reason),
     )
 
 

@@ -50,7 +50,7 @@ def check_hyperparameters(model: ModelConfig, values: Mapping[str, Any], path: s
 
 def _refusal(info: EstimatorInfo, name: str, value: Any) -> str:
     """Return why the estimator refuses one value, or nothing; scikit-learn checks all declared types and ranges."""
-    estimator = _class(info)(**{name: _native(value)})
+    estimator = _class(info)(**{name: _native(info, name, value)})
     try:
         estimator._validate_params()
     except ValueError as error:
@@ -59,8 +59,20 @@ def _refusal(info: EstimatorInfo, name: str, value: Any) -> str:
     return ""
 
 
-def _native(value: Any) -> Any:
-    return tuple(_native(item) for item in value) if isinstance(value, (list, tuple)) else value
+def _native(info: EstimatorInfo, name: str, value: Any) -> Any:
+    """Return the value as the estimator takes it.
+
+    Some ways that JSON comes in know only floats: 100.0 becomes 100 where the estimator wants a whole number. A value
+    that it takes as it is stays as it is.
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple(int(item) if isinstance(item, float) and item.is_integer() else item for item in value)
+    if isinstance(value, float) and value.is_integer():
+        try:
+            _class(info)(**{name: value})._validate_params()
+        except ValueError:
+            return int(value)
+    return value
 
 
 def make_estimator(model: ModelConfig, values: Mapping[str, Any], seed: int, labels: Any = None) -> Any:
@@ -73,7 +85,7 @@ def make_estimator(model: ModelConfig, values: Mapping[str, Any], seed: int, lab
         labels: the training labels; class weights are looked up in them and calibration adapts to rare classes.
     """
     info = ESTIMATORS[model.task][model.type]
-    chosen = {**info.defaults, **{name: _native(value) for name, value in values.items()}}
+    chosen = {**info.defaults, **{name: _native(info, name, value) for name, value in values.items()}}
     if isinstance(chosen.get("class_weight"), Mapping) and labels is not None:
         chosen["class_weight"] = _by_class(chosen["class_weight"], labels)
     estimator = _class(info)(**chosen)

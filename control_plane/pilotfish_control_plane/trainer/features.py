@@ -114,7 +114,7 @@ def plan_features(feature_set: FeatureSet, roles: Roles) -> FeaturePlan:
     for index, step in enumerate(feature_set.transformations):
         path = f"feature_config.feature_set.transformations[{index}]"
         if step.type == "feature_selection":
-            if step.method == "list":
+            if step.method == "columns":
                 kept = [name for name in kept if name in _columns(step, roles, None, path, issues)]
             else:
                 selection.append(step)
@@ -282,7 +282,7 @@ def _output_names(columns: Any, plan: FeaturePlan, groups: tuple[Group, ...]) ->
 def feature_statistics(train: Table, fitted: FittedFeatures) -> dict[str, Any]:
     """Return by feature what its training values look like, and whether selection kept it.
 
-    Numbers: count, missing, mean, std (divided by n), min, quartiles, max. Categories: count, missing, distinct, and
+    Numbers: count, missing, mean, sd (divided by n), min, quartiles, max. Categories: count, missing, distinct, and
     the ten commonest with their counts.
     """
     kept = {name.split("=", 1)[0] if name not in fitted.roles.kinds else name for name in fitted.names}
@@ -296,11 +296,11 @@ def feature_statistics(train: Table, fitted: FittedFeatures) -> dict[str, Any]:
             entry: dict[str, Any] = {"kind": NUMERIC, "count": len(known), "missing": len(values) - len(known)}
             if len(known):
                 low, q1, median, q3, high = np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist()
-                entry |= {"mean": float(known.mean()), "std": float(known.std()), "min": low, "q1": q1}
+                entry |= {"mean": float(known.mean()), "sd": float(known.std()), "min": low, "q1": q1}
                 entry |= {"median": median, "q3": q3, "max": high}
         else:
             counts = column[column != ""].value_counts()
             entry = {"kind": CATEGORICAL, "count": int(counts.sum()), "missing": int((column == "").sum())}
-            entry |= {"distinct": len(counts), "top": {str(k): int(v) for k, v in counts.head(10).items()}}
+            entry |= {"distinct": len(counts), "levels": {str(k): int(v) for k, v in counts.head(10).items()}}
         statistics[name] = entry | {"used": used}
     return statistics

@@ -73,11 +73,13 @@ class Fields:
     def _get(self, name: str, kind: str, default: Any) -> Any:
         self._asked.add(name)
         value = self._value.get(name)
-        if value is None:
+        if value is None or (value == "" and kind == "a text"):
             if default is Ellipsis:
                 self.report(name, f"is missing; it must be {kind}", "REQUIRED")
                 return None
             return default
+        if kind == "a whole number" and isinstance(value, float) and value.is_integer():
+            value = int(value)  # many a JSON writer knows only floats
         wrong = not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "true or false")
         if wrong:
             self.report(name, f"must be {kind}, got {_shown(value)}", "WRONG_TYPE")
@@ -88,10 +90,8 @@ class Fields:
         return value
 
     def text(self, name: str, default: Any = ...) -> str:
-        """Return a text; a required one must not be empty."""
+        """Return a text; an empty one is a missing one."""
         value = self._get(name, "a text", default)
-        if value == "" and default is Ellipsis:
-            self.report(name, "must not be empty", "REQUIRED")
         return value if isinstance(value, str) else ""
 
     def optional_text(self, name: str) -> str | None:
@@ -155,6 +155,13 @@ class Fields:
             value = {}
         return Fields(value, self.where(name), self.problems)
 
+    def merged(self, name: str) -> Fields:
+        """Return this object with the fields of the object at `name` beside its own; its own come first."""
+        inner = self.child(name)
+        own = {key: value for key, value in self._value.items() if key != name}
+        merged = Fields({**inner._value, **own}, self.path, self.problems)
+        return merged
+
     def children(self, name: str, *, required: bool = False) -> list[Fields]:
         """Return the objects in the list at field `name` to read."""
         values = self.items(name, ... if required else None)
@@ -172,10 +179,10 @@ class Fields:
                 self.report(f"{name}[{index}]", f"{value!r} is listed twice", "DUPLICATE")
         return tuple(dict.fromkeys(value for value in values if isinstance(value, str) and value))
 
-    def close(self, also: Sequence[str] = ()) -> None:
-        """Report every field that nobody asked for."""
+    def close(self) -> None:
+        """Report every field that nobody asked for, unless it is empty: some writers write out what is not set."""
         for key in self.keys():
-            if key not in self._asked and key not in also:
+            if key not in self._asked and self._value[key] not in (None, "", [], {}):
                 known = ", ".join(sorted(self._asked))
                 self.report(
                     key, f"is not a known field{suggestion(key, self._asked)} (known: {known})", "UNKNOWN_FIELD"

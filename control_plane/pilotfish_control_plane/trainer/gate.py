@@ -70,11 +70,12 @@ def judge_thresholds(
 
 
 def _judge_threshold(value: float | None, threshold: Threshold, rows: int, minimum_rows: int) -> GateEntry:
+    least = max(minimum_rows, threshold.min_sample)
     wanted = f"{threshold.comparison} {threshold.bound:g}"
     if value is None:
         verdict, reason = Verdict.INCONCLUSIVE, f"{threshold.metric} is not defined on the {rows} test rows"
-    elif rows < minimum_rows:
-        verdict, reason = Verdict.INCONCLUSIVE, f"{rows} test rows are too few, at least {minimum_rows} are needed"
+    elif rows < least:
+        verdict, reason = Verdict.INCONCLUSIVE, f"{rows} test rows are too few, at least {least} are needed"
     elif _OPERATORS[threshold.comparison](value, threshold.bound):
         verdict, reason = Verdict.PASS, f"{threshold.metric} is {value:.6g}, it must be {wanted}"
     else:

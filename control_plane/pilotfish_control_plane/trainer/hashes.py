@@ -31,6 +31,7 @@ def row_hashes(features: pd.DataFrame) -> Hashes:
 
 
 def hash_array(values: npt.NDArray[Any]) -> Hashes:
+    """Return one 64-bit hash per value; equal values have equal hashes, NaN included."""
     if values.dtype.kind == "f":
         # One NaN, one zero: their bits differ from machine to machine, their meaning does not.
         values = np.where(np.isnan(values), np.nan, values) + values.dtype.type(0)

@@ -125,7 +125,7 @@ class EventLog:
         """Append one event.
 
         Args:
-            stage: the stage's name, such as `fit`.
+            stage: the stage's name, such as `train`.
             fraction: progress of the whole job, 0..1.
             message: one line for people.
             metrics: numbers known at this point.

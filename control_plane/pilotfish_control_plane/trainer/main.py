@@ -55,14 +55,14 @@ __all__ = ["STAGES", "run_job"]
 
 logger = logging.getLogger(__name__)
 
-# The stage's name and the fraction of the job that is done when it begins; fit is most of the work.
+# The stage's name and the fraction of the job that is done when it begins; train is most of the work.
 STAGES: dict[str, float] = {
     "start": 0.0,
     "load": 0.05,
     "quality": 0.15,
     "split": 0.25,
     "features": 0.28,
-    "fit": 0.32,
+    "train": 0.32,
     "export": 0.72,
     "evaluate": 0.82,
     "gate": 0.94,
@@ -214,7 +214,7 @@ class _Job:
         self.state.issues += issues
         if unlabelled:
             message = f"{unlabelled} of {len(raw)} rows have no label and were left out"
-            self.state.issues.append(Issue("labels", Severity.WARNING, roles.label, message, float(unlabelled)))
+            self.state.issues.append(Issue("label", Severity.WARNING, roles.label, message, float(unlabelled)))
         errors = sum(issue.severity is Severity.ERROR for issue in issues)
         if errors:
             raise TrainingFailed(Reason.DATA_QUALITY, f"the data has {errors} problem(s)", issues)
@@ -234,14 +234,14 @@ class _Job:
         fitted, matrix = fit_features(spec.features.feature_set, parts[0], task, seed)
         statistics = feature_statistics(parts[0], fitted)
         self.state.known["feature_statistics"] = statistics
-        self.begin("fit", f"training {spec.training.model.type} on {len(fitted.names)} features")
+        self.begin("train", f"training {spec.training.model.type} on {len(fitted.names)} features")
         data = FitData(matrix, parts[0].label, fitted.transform(parts[1].features), parts[1].label)
         model = fit_model(
             data,
             spec.training,
             seed,
             self.clock,
-            lambda share, message, metrics: self.report("fit", "export", share, message, metrics),
+            lambda share, message, metrics: self.report("train", "export", share, message, metrics),
         )
         self.state.issues += model.issues
         self.state.known |= {"hyperparameters": model.hyperparameters, "search": model.search}

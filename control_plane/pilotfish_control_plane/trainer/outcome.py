@@ -54,7 +54,7 @@ class Issue:
     """One thing found wrong, or suspicious, with the job's specification, data or model.
 
     Attributes:
-        check: the check that found it, such as `missing_values`.
+        check: the check that found it, such as `missing`.
         severity: `error` stops the job, `warning` is recorded.
         column: the column or the field path it is about; empty when it is about the whole.
         message: what, which one, what to do.

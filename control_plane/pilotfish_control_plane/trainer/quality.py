@@ -89,7 +89,7 @@ def _check_missing(table: Table, _: int, settings: CheckConfig, config: QualityC
         limit = own.get(name, settings.limits["max_fraction"])
         if share > limit:
             message = f"{share:.1%} of {name!r} is missing, {limit:.1%} is allowed"
-            issues.append(_found("missing_values", name, message, share, limit))
+            issues.append(_found("missing", name, message, share, limit))
     return issues
 
 
@@ -99,7 +99,7 @@ def _check_ranges(table: Table, _: int, __: CheckConfig, config: QualityConfig, 
         infinite = int(np.isinf(table.features[name].to_numpy()).sum())
         if infinite:
             message = f"{infinite} values of {name!r} are infinite, or too large for the 32-bit floats of serving"
-            issues.append(Issue("ranges", Severity.ERROR, name, message, float(infinite), 0.0))
+            issues.append(Issue("range", Severity.ERROR, name, message, float(infinite), 0.0))
     for name, limits in config.columns.items():
         if name in table.raw.columns:
             issues += _check_bounds(table.raw[name], name, limits)
@@ -117,7 +117,7 @@ def _check_bounds(column: pd.Series[Any], name: str, limits: ColumnLimits) -> li
             if bound is not None and outside.any():
                 worst = float(numbers[outside].min() if word == "below" else numbers[outside].max())
                 message = f"{int(outside.sum())} values of {name!r} are {word} {bound:g}; the worst is {worst:g}"
-                issues.append(_found("ranges", name, message, worst, bound))
+                issues.append(_found("range", name, message, worst, bound))
     if limits.allowed is not None:
         allowed = set(as_categories(pd.Series(list(limits.allowed), dtype=object)).tolist())
         texts = as_categories(column)
@@ -125,7 +125,7 @@ def _check_bounds(column: pd.Series[Any], name: str, limits: ColumnLimits) -> li
         if odd:
             listed = ", ".join(repr(text) for text in odd[:5])
             message = f"{name!r} has {len(odd)} values that are not allowed: {listed}"
-            issues.append(_found("ranges", name, message, float(len(odd)), 0.0))
+            issues.append(_found("range", name, message, float(len(odd)), 0.0))
     return issues
 
 
@@ -151,29 +151,29 @@ def _check_labels(table: Table, unlabelled: int, settings: CheckConfig, _: Quali
     issues = []
     share = unlabelled / max(1, rows + unlabelled)
     if rows == 0:
-        return [Issue("labels", Severity.ERROR, name, "no row has a label", 0.0, 1.0)]
+        return [Issue("label", Severity.ERROR, name, "no row has a label", 0.0, 1.0)]
     if share > limits["max_missing_fraction"]:
         message = f"{share:.1%} of the rows have no label, {limits['max_missing_fraction']:.1%} is allowed"
-        issues.append(_found("labels", name, message, share, limits["max_missing_fraction"]))
+        issues.append(_found("label", name, message, share, limits["max_missing_fraction"]))
     if task is Task.REGRESSION:
         if np.isinf(table.label).any():
-            issues.append(Issue("labels", Severity.ERROR, name, f"{name!r} has infinite values"))
+            issues.append(Issue("label", Severity.ERROR, name, f"{name!r} has infinite values"))
         if np.ptp(table.label) == 0:
-            issues.append(Issue("labels", Severity.ERROR, name, f"{name!r} has one value only: nothing can be learned"))
+            issues.append(Issue("label", Severity.ERROR, name, f"{name!r} has one value only: nothing can be learned"))
         return issues
     classes, counts = np.unique(table.label.astype(str), return_counts=True)
     if len(classes) < 2:
         message = f"every label is {classes[0]!r}; at least two classes are needed"
-        return [*issues, Issue("labels", Severity.ERROR, name, message, 1.0, 2.0)]
+        return [*issues, Issue("label", Severity.ERROR, name, message, 1.0, 2.0)]
     if len(classes) > max(50, rows // 5):
         message = f"{name!r} has {len(classes)} classes in {rows} rows; if it is a number, use a regression model"
-        issues.append(Issue("labels", Severity.ERROR, name, message, float(len(classes)), float(rows // 5)))
+        issues.append(Issue("label", Severity.ERROR, name, message, float(len(classes)), float(rows // 5)))
     least = max(limits["min_class_rows"], limits["min_class_fraction"] * rows)
     rare = [(str(text), int(count)) for text, count in zip(classes, counts, strict=True) if count < least]
     if rare:
         listed = ", ".join(f"{text!r} ({count})" for text, count in rare[:10])
         message = f"{len(rare)} classes have fewer than {least:g} rows: {listed}"
-        issues.append(_found("labels", name, message, float(min(count for _, count in rare)), least))
+        issues.append(_found("label", name, message, float(min(count for _, count in rare)), least))
     return issues
 
 
@@ -216,9 +216,9 @@ def _check_constant(table: Table, _: int, __: CheckConfig, ___: QualityConfig, _
         return []
     listed = ", ".join(constant[:10]) + (", …" if len(constant) > 10 else "")
     if len(constant) == len(table.roles.features):
-        return [Issue("constant_features", Severity.ERROR, listed, "every feature has one value only")]
+        return [Issue("constant", Severity.ERROR, listed, "every feature has one value only")]
     message = f"{len(constant)} features have one value only and tell nothing: {listed}"
-    return [_found("constant_features", constant[0] if len(constant) == 1 else "", message, float(len(constant)), 0.0)]
+    return [_found("constant", constant[0] if len(constant) == 1 else "", message, float(len(constant)), 0.0)]
 
 
 def _is_constant(column: pd.Series[Any]) -> bool:
@@ -228,11 +228,11 @@ def _is_constant(column: pd.Series[Any]) -> bool:
 _Check = Callable[[Table, int, CheckConfig, QualityConfig, Task], Sequence[Issue]]
 _CHECKS: dict[str, _Check] = {
     "schema": _check_schema,
-    "missing_values": _check_missing,
-    "ranges": _check_ranges,
+    "missing": _check_missing,
+    "range": _check_ranges,
     "duplicates": _check_duplicates,
-    "labels": _check_labels,
+    "label": _check_labels,
     "size": _check_size,
     "leakage": _check_leakage,
-    "constant_features": _check_constant,
+    "constant": _check_constant,
 }

@@ -278,11 +278,17 @@ class TrainingConfig:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A bound that a test metric must keep: `comparison` is `>=`, `>`, `<=` or `<`."""
+    """A bound that a test metric must keep.
+
+    Attributes:
+        comparison: `>=`, `>`, `<=` or `<`.
+        min_sample: with fewer test rows the verdict is INCONCLUSIVE; the evaluation's own minimum holds as well.
+    """
 
     metric: str
     comparison: str
     bound: float
+    min_sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)

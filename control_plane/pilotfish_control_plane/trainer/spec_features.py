@@ -1,7 +1,7 @@
 """Reads `feature_config` and the feature-set definition in it.
 
-Owns which transformations exist and which options each takes. A definition may list its transformations, or give them
-by type: `{"scaling": "standard", "feature_selection": {"method": "k_best", "k": 20}}`.
+Owns which transformations exist and which parameters each takes. A definition may list its transformations, or give
+them by type: `{"scaling": "standard", "feature_selection": {"method": "k_best", "k": 20}}`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "imputation": ("constant", "mean", "median", "most_frequent"),
     "scaling": ("max_abs", "minmax", "none", "robust", "standard"),
     "encoding": ("frequency", "onehot", "ordinal", "target"),
-    "feature_selection": ("k_best", "list", "percentile", "variance"),
+    "feature_selection": ("columns", "k_best", "percentile", "variance"),
 }
 KINDS = ("categorical", "numeric")
 _SCORES = ("f", "mutual_information")
@@ -31,7 +31,7 @@ def read_feature_config(root: Fields, join: JoinConfig | None) -> FeatureConfig:
         label=part.text("label"),
         feature_set_id=part.text("feature_set_id", ""),
         feature_set=read_feature_set(part.child("feature_set")) if part.has("feature_set") else _USUAL,
-        features=part.names("features"),
+        features=part.names("features") or None,
         id_column=part.optional_text("id_column"),
         time_column=part.optional_text("time_column"),
         group_column=part.optional_text("group_column"),
@@ -47,8 +47,6 @@ def read_feature_config(root: Fields, join: JoinConfig | None) -> FeatureConfig:
         for role in ("label", "id_column"):
             if name and name == roles[role]:
                 part.report("features", f"{name!r} is the {role} and cannot be a feature as well", "LEAKAGE")
-    if config.features is not None and not config.features:
-        part.report("features", "must name at least one column, or be left out", "REQUIRED")
     part.close()
     return config
 
@@ -72,11 +70,11 @@ def read_feature_set(part: Fields) -> FeatureSet:
     elif listed is not None:
         steps += [step for child in part.children("transformations") if (step := _step(child, None))]
     steps += _steps_by_type(part)
-    for known in ("id", "description", "tags", "feature_set_id", "etag", "project"):
+    for known in ("author", "create_time", "description", "feature_set_id", "revision"):
         part.raw(known)
     feature_set = FeatureSet(
         name=part.text("name", ""),
-        version=part.integer("version", 0, low=0),
+        version=part.integer("version", part.integer("revision", 0, low=0), low=0),
         features=names,
         kinds=kinds,
         transformations=tuple(steps),
@@ -87,7 +85,7 @@ def read_feature_set(part: Fields) -> FeatureSet:
 
 def _feature_columns(part: Fields) -> tuple[tuple[str, ...] | None, dict[str, str]]:
     """Return the columns and the kinds given for them: each entry is a name or `{"name", "kind"}`."""
-    if not part.has("features"):
+    if not part.has("features") or not part.items("features"):
         return None, {}
     names: list[str] = []
     kinds: dict[str, str] = {}
@@ -105,8 +103,6 @@ def _feature_columns(part: Fields) -> tuple[tuple[str, ...] | None, dict[str, st
             kinds[name] = kind
     for name in sorted({name for name in names if names.count(name) > 1}):
         part.report("features", f"{name!r} is listed twice", "DUPLICATE")
-    if not names:
-        part.report("features", "must name at least one column, or be left out", "REQUIRED")
     return tuple(dict.fromkeys(names)), kinds
 
 
@@ -131,8 +127,10 @@ def _step(child: Fields, kind: str | None) -> Transformation | None:
         return None
     child.raw("type")
     method = child.choice("method", METHODS[kind])
-    columns = child.names("columns")
-    options = _options(child, kind, method, columns)
+    columns = child.names("columns") or None
+    parameters = child.child("parameters") if child.has("parameters") else child
+    options = _options(parameters, kind, method, columns)
+    parameters.close()
     child.close()
     return Transformation(kind, method, columns, options) if method else None
 
@@ -144,7 +142,7 @@ def _options(child: Fields, kind: str, method: str, columns: tuple[str, ...] | N
             child.report("value", "must be the number or the text that stands for a missing value", "REQUIRED")
         return {"value": value}
     if kind == "feature_selection":
-        if columns is not None and method != "list":
+        if columns is not None and method != "columns":
             child.report("columns", "selection looks at all features together; leave columns out")
         if method == "k_best":
             return {"k": child.integer("k", low=1), "score": child.choice("score", _SCORES, "f")}
@@ -153,6 +151,6 @@ def _options(child: Fields, kind: str, method: str, columns: tuple[str, ...] | N
             return {"percentile": child.number("percentile", low=0.1, high=100), "score": score}
         if method == "variance":
             return {"threshold": child.number("threshold", 0.0, low=0)}
-        if method == "list" and not columns:
+        if method == "columns" and not columns:
             child.report("columns", "must name the features to keep", "REQUIRED")
     return {}

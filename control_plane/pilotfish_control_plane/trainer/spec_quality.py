@@ -26,19 +26,19 @@ DEFAULTS: Mapping[str, _Default] = {
     # Every named column is there and has the type it should have.
     "schema": _Default(Severity.ERROR),
     # Share of missing values in a feature, 0..1.
-    "missing_values": _Default(Severity.ERROR, {"max_fraction": 0.5}),
+    "missing": _Default(Severity.ERROR, {"max_fraction": 0.5}),
     # Infinite values, and the bounds given under `columns`.
-    "ranges": _Default(Severity.ERROR),
+    "range": _Default(Severity.ERROR),
     # Share of rows that repeat an earlier row; `drop`: keep only the last of each.
     "duplicates": _Default(Severity.WARNING, {"max_fraction": 0.05}, {"drop": False}),
     # Rows without a label, and how rare a class may be.
-    "labels": _Default(Severity.ERROR, {"max_missing_fraction": 0.5, "min_class_rows": 10, "min_class_fraction": 0.0}),
+    "label": _Default(Severity.ERROR, {"max_missing_fraction": 0.5, "min_class_rows": 10, "min_class_fraction": 0.0}),
     # Rows with a label.
     "size": _Default(Severity.ERROR, {"min_rows": 50, "min_rows_per_feature": 0}),
     # How well a single feature tells the label, 0..1; a feature that equals the label is always an error.
     "leakage": _Default(Severity.WARNING, {"max_association": 0.995}),
     # Features with one value only.
-    "constant_features": _Default(Severity.WARNING),
+    "constant": _Default(Severity.WARNING),
     # Population stability index in nats against the last run's training data.
     "drift": _Default(Severity.WARNING, {"max_psi": 0.2}),
 }

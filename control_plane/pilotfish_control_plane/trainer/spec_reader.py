@@ -165,7 +165,14 @@ def _evaluation(root: Fields, task: Task) -> EvaluationConfig:
         metric = child.text("metric")
         _check_metric(child, "metric", metric, task)
         usual = ">=" if metric not in METRICS or METRICS[metric].greater_is_better else "<="
-        thresholds.append(Threshold(metric, child.choice("comparison", _COMPARISONS, usual), child.number("bound")))
+        thresholds.append(
+            Threshold(
+                metric,
+                child.choice("comparison", _COMPARISONS, usual),
+                child.number("bound"),
+                child.integer("min_sample", 0, low=0),
+            )
+        )
         child.close()
     config = EvaluationConfig(
         metrics=metrics,

@@ -34,7 +34,8 @@ def read_sources(root: Fields) -> tuple[Source, ...]:
     if not children and root.has("data_sources"):
         root.report("data_sources", "must name at least one source", "REQUIRED")
     seen: set[str] = set()
-    for index, child in enumerate(children):
+    for index, outer in enumerate(children):
+        child = outer.merged("options")
         name = child.text("name", f"source_{index}" if len(children) == 1 else ...)
         if name in seen:
             child.report("name", f"{name!r} is used by an earlier source; names must differ", "DUPLICATE")
@@ -105,6 +106,8 @@ def _pagination(child: Fields) -> Pagination:
 
 
 def _prediction_log(child: Fields, name: str) -> Source:
+    child.raw("serving_endpoint")  # both are what the export at `path` was made from
+    child.raw("since_days")
     return PredictionLogSource(name, child.text("path"), child.integer("max_rows", 5_000_000, low=1))
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from pilotfish_control_plane.trainer.fields import suggestion
 from pilotfish_control_plane.trainer.hashes import Hashes, column_digest, hash_array, row_hashes
 from pilotfish_control_plane.trainer.outcome import Issue, Severity
-from pilotfish_control_plane.trainer.spec import FeatureConfig, Task
+from pilotfish_control_plane.trainer.spec import FeatureConfig, FeatureSet, Task
 
 __all__ = [
     "CATEGORICAL",
@@ -114,6 +114,7 @@ def resolve_roles(raw: pd.DataFrame, config: FeatureConfig) -> tuple[Roles, list
         more = f"{len(absent) - _MAX_NAMED} more features are missing from the data"
         issues.append(Issue("schema", Severity.ERROR, "", more, float(len(absent))))
     kinds: dict[str, str] = {}
+    named_kinds = _named_kinds(config.feature_set)
     for name in named:
         if name in absent:
             continue
@@ -121,7 +122,7 @@ def resolve_roles(raw: pd.DataFrame, config: FeatureConfig) -> tuple[Roles, list
             message = f"{name!r} is a time and cannot be a feature; make it the time_column, or leave it out"
             issues.append(Issue("schema", Severity.ERROR, name, message))
             continue
-        kinds[name] = config.feature_set.kinds.get(name) or _kind(raw[name])
+        kinds[name] = named_kinds.get(name) or _kind(raw[name])
     if CATEGORICAL in kinds.values():
         for name in sorted(_OUTPUT_NAMES & set(kinds)):
             message = f"a feature cannot be called {name!r}: the model's own output is; rename the column"
@@ -130,6 +131,18 @@ def resolve_roles(raw: pd.DataFrame, config: FeatureConfig) -> tuple[Roles, list
         issues.append(Issue("schema", Severity.ERROR, "", "no column is left to learn from"))
     roles = Roles(tuple(kinds), kinds, config.label, config.id_column, config.time_column, config.group_column)
     return roles, issues
+
+
+def _named_kinds(feature_set: FeatureSet) -> dict[str, str]:
+    """Return the kinds that the definition gives: by name, or because a column is to be encoded or scaled."""
+    by_type = {"encoding": CATEGORICAL, "scaling": NUMERIC}
+    implied = {
+        name: by_type[step.type]
+        for step in feature_set.transformations
+        if step.type in by_type
+        for name in step.columns or ()
+    }
+    return {**implied, **feature_set.kinds}
 
 
 def _missing_column(column: str, role: str, raw: pd.DataFrame) -> Issue:
@@ -236,7 +249,7 @@ def _label(column: pd.Series[Any], task: Task) -> tuple[npt.NDArray[Any], npt.ND
         issues = []
         if wrong:
             message = f"{wrong} labels are no numbers; clean them, or use a classification model"
-            issues.append(Issue("labels", Severity.ERROR, str(column.name), message, float(wrong), 0.0))
+            issues.append(Issue("label", Severity.ERROR, str(column.name), message, float(wrong), 0.0))
         return numbers, ~np.isnan(numbers), issues
     texts = as_categories(column)
     present = texts != ""

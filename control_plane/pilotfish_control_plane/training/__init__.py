@@ -1,0 +1,1 @@
+"""Training: pipelines and jobs. What happens inside a job's process is in `trainer`."""

@@ -1,0 +1,107 @@
+"""The command line of the sidecar: `pilotfish-sidecar agent …`, or `python -m pilotfish_sidecar agent …`.
+
+Owns the flags. It imports the agent only when it runs one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pilotfish_sidecar.agent import AgentSettings
+
+__all__ = ["main"]
+
+log = logging.getLogger(__name__)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pilotfish-sidecar", description="The sidecar beside a model server.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    agent = commands.add_parser("agent", help="capture predictions, watch drift, report to the control plane")
+    need = agent.add_argument_group("who and where")
+    need.add_argument("--run-dir", type=Path, required=True, help="directory of the replica's runtime files")
+    need.add_argument("--replica", required=True, help="id of the replica")
+    need.add_argument("--instance", help="stable id of this sidecar; default: sidecar-REPLICA")
+    need.add_argument("--control-plane", required=True, metavar="HOST:PORT", help="address of the control plane")
+    need.add_argument("--token-file", type=Path, help="file with the token")
+    need.add_argument("--tls-ca", type=Path, help="PEM of the authority to trust; without it no TLS")
+    need.add_argument("--tls-certificate", type=Path, help="PEM of this sidecar's certificate")
+    need.add_argument("--tls-key", type=Path, help="PEM of its key")
+    files = agent.add_argument_group("files (default: in the run directory)")
+    files.add_argument("--tap-socket", type=Path, help="Unix socket of the tap; default: tap.sock")
+    files.add_argument("--tap-counters", type=Path, help="counters file of the tap; default: tap.counters")
+    files.add_argument("--log-socket", type=Path, help="Unix socket of the log API; default: log.sock")
+    files.add_argument("--spool-dir", type=Path, help="directory of the spool; default: spool")
+    known = agent.add_argument_group("identity, used until a configuration comes")
+    known.add_argument("--deployment", default="", help="id of the deployment")
+    known.add_argument("--endpoint", default="", help="id of the endpoint")
+    known.add_argument("--model", default="", help="id of the model")
+    known.add_argument("--version", type=int, default=0, help="number of the version")
+    spool = agent.add_argument_group("spool")
+    spool.add_argument("--spool-max-mib", type=float, default=512.0, help="most MiB on disk; default: 512")
+    spool.add_argument("--spool-max-age-s", type=float, default=7 * 86400.0, help="oldest record; default: 7 days")
+    spool.add_argument(
+        "--spool-policy",
+        choices=("refuse", "drop_oldest"),
+        default="refuse",
+        help="what the log API does when the spool is full; captured calls always drop the oldest",
+    )
+    agent.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    return parser
+
+
+def _settings(args: argparse.Namespace) -> AgentSettings:
+    from pilotfish_sidecar.agent import AgentSettings
+    from pilotfish_sidecar.rows import Who
+    from pilotfish_sidecar.spool import SpoolLimits
+    from pilotfish_sidecar.uplink import UplinkSettings
+
+    run_dir: Path = args.run_dir
+    return AgentSettings(
+        run_dir=run_dir,
+        instance=args.instance or f"sidecar-{args.replica}",
+        uplink=UplinkSettings(
+            args.control_plane, args.token_file, args.tls_ca, args.tls_certificate, args.tls_key
+        ),
+        tap_socket=args.tap_socket or run_dir / "tap.sock",
+        tap_counters=args.tap_counters or run_dir / "tap.counters",
+        spool_dir=args.spool_dir or run_dir / "spool",
+        log_socket=args.log_socket or run_dir / "log.sock",
+        who=Who(args.deployment, args.replica, args.endpoint, args.model, args.version),
+        limits=SpoolLimits(max_bytes=int(args.spool_max_mib * (1 << 20)), max_age_s=args.spool_max_age_s),
+        refuse_when_full=args.spool_policy == "refuse",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the sidecar and return its exit code: 0 after a clean stop, 2 when it cannot start."""
+    args = _parser().parse_args(argv)
+    level = getattr(logging, args.log_level.upper())
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Windows are small: threads of a BLAS cost memory and start-up and bring nothing. Before numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    import asyncio
+
+    from pilotfish.errors import PilotfishError
+    from pilotfish_sidecar.agent import Agent
+
+    async def run() -> None:
+        await Agent(_settings(args)).run()
+
+    try:
+        asyncio.run(run())
+    except (PilotfishError, OSError) as error:
+        log.error("the sidecar cannot start: %s", error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
