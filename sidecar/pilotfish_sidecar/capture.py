@@ -6,11 +6,13 @@ opens no file and never raises for what was on the wire.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -18,7 +20,19 @@ import numpy as np
 from pilotfish_sidecar.config import ALL_ROWS_BP, Binding
 from pilotfish_sidecar.decode import Decoded, Undecodable, decode_oip, decode_oip_json
 from pilotfish_sidecar.outcomes import Call, grpc_code
-from pilotfish_sidecar.rows import INPUT, LIVE, OUTPUT, Cells, RowBatch, RowColumn, hash_rows, pack_column
+from pilotfish_sidecar.rows import (
+    INPUT,
+    LATEST_US,
+    LIVE,
+    MAX_ID_BYTES,
+    MAX_NAME_CHARACTERS,
+    OUTPUT,
+    Cells,
+    RowBatch,
+    RowColumn,
+    hash_rows,
+    pack_column,
+)
 from pilotfish_sidecar.tap.records import Protocol, Role, TapRecord
 
 __all__ = ["MAX_BATCH_ROWS", "Captured", "find_binding", "read_calls", "split_batch", "split_sample"]
@@ -26,7 +40,6 @@ __all__ = ["MAX_BATCH_ROWS", "Captured", "find_binding", "read_calls", "split_ba
 MAX_BATCH_ROWS: Final = 1000
 _MAX_BATCH_BYTES: Final = 640 << 10
 _MAX_ROW_BYTES: Final = 800 << 10
-_LATEST_US: Final = 253_402_300_000_000_000  # the year 9999
 _KEPT_HEADER: Final = "pilotfish-metadata"
 
 
@@ -160,7 +173,7 @@ def _stack(reads: Sequence[_Read], binding: Binding) -> RowBatch:
     codes = [grpc_code(record.code, http=record.protocol is Protocol.REST) for record in records]
     return RowBatch(
         who=binding.who,
-        ids=[_clean(ident) for read in reads for ident in read.decoded.row_ids(read.record.prediction_id)],
+        ids=[_clean_id(ident) for read in reads for ident in read.decoded.row_ids(read.record.prediction_id)],
         times_us=np.repeat(np.array([_time_us(record) for record in records], dtype=np.int64), rows),
         latencies_us=np.repeat(np.array([record.latency_us for record in records], dtype=np.int64), rows),
         roles=np.repeat(np.array(roles, dtype=np.uint8), rows),
@@ -173,7 +186,7 @@ def _stack(reads: Sequence[_Read], binding: Binding) -> RowBatch:
 
 def _time_us(record: TapRecord) -> int:
     # What a broken clock says must still be a time that can be written.
-    return min(max(record.start_us, 0), _LATEST_US)
+    return min(max(record.start_us, 0), LATEST_US)
 
 
 def _clean(text: str) -> str:
@@ -181,14 +194,30 @@ def _clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+def _clean_id(text: str) -> str:
+    # An id that is too long to be stored joins no truth: the row is kept without one.
+    ident = _clean(text)
+    return ident if len(ident) <= MAX_ID_BYTES // 4 or len(ident.encode()) <= MAX_ID_BYTES else ""
+
+
+@lru_cache(maxsize=8192)
+def _clean_name(text: str) -> str:
+    name = _clean(text).replace("\0", "\N{REPLACEMENT CHARACTER}") or "unnamed"
+    if len(name) <= MAX_NAME_CHARACTERS - 8:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: MAX_NAME_CHARACTERS - 32]}~{digest}"
+
+
 def _column(name: str, group: int, values: Cells, before: Sequence[RowColumn]) -> RowColumn:
     # Two tensors may bring the same name; a table has each once.
+    name = _clean_name(name)
     taken = {column.name for column in before if column.group == group}
     while name in taken:
         name += "_"
     if values.dtype.kind == "O":
         values = np.array([None if cell is None else _clean(str(cell)) for cell in values], dtype=object)
-    return pack_column(_clean(name), group, np.ascontiguousarray(values))
+    return pack_column(name, group, np.ascontiguousarray(values))
 
 
 def _metadata(reads: Sequence[_Read]) -> Sequence[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -28,7 +29,7 @@ from pilotfish_sidecar.clock import Clock
 from pilotfish_sidecar.config import Binding
 from pilotfish_sidecar.intake import Intake
 from pilotfish_sidecar.outcomes import Call
-from pilotfish_sidecar.rows import LIVE, RowBatch, from_message
+from pilotfish_sidecar.rows import LATEST_US, LIVE, MAX_ID_BYTES, RowBatch, from_message
 
 __all__ = ["LogServer", "SidecarServicer"]
 
@@ -204,6 +205,12 @@ class SidecarServicer(pb_grpc.SidecarServiceServicer):
             found.append(Violation("batch.prediction_ids", "an id is empty: it finds no prediction", "MISSING"))
         if bool(batch.values) == bool(batch.labels):
             found.append(Violation("batch.values", "give either values or labels", "MISSING"))
+        if any(len(ident.encode()) > MAX_ID_BYTES for ident in batch.prediction_ids):
+            found.append(Violation("batch.prediction_ids", f"have at most {MAX_ID_BYTES} bytes", "OUT_OF_RANGE"))
+        if any(math.isnan(value) for value in batch.values):
+            found.append(Violation("batch.values", "NaN is no truth: leave the row out", "OUT_OF_RANGE"))
+        if any(not 0 <= time_us <= LATEST_US for time_us in batch.times_us):
+            found.append(Violation("batch.times_us", "must be microseconds since 1970, before 9999", "OUT_OF_RANGE"))
         for name in ("values", "labels", "times_us"):
             size = len(getattr(batch, name))
             if size not in (0, rows):

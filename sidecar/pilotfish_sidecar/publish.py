@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import grpc.aio
 
+from pilotfish.errors import InvalidArgument, PilotfishError
 from pilotfish.v1 import fleet_service_pb2 as fleet
 from pilotfish.v1 import monitoring_pb2 as monitoring
 from pilotfish.wire_errors import from_rpc_error
@@ -36,12 +37,14 @@ _MAX_BYTES_UNDER_WAY: Final = 8 << 20
 _LINGER_S: Final = 0.04
 _ANSWER_S: Final = 30.0
 _ENVELOPE_BYTES: Final = 512
+_CAREFUL_MESSAGES: Final = 200
 _KIND_OF: Final = {kind.stream: kind for kind in _ORDER}
 
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
     key: StreamKey
+    first: int
     end: int
     size: int
 
@@ -64,6 +67,7 @@ class Publisher:
         self._under_way: list[_UnderWay] = []
         self._cursors: dict[Kind, Cursor] = {}
         self._max_bytes = 1 << 20
+        self._careful = 0
         spool.commit.listeners.append(self._wake.set)
 
     async def run(self, metadata: Sequence[tuple[str, str]], max_bytes: int) -> None:
@@ -84,11 +88,25 @@ class Publisher:
                 failed = from_rpc_error(error)
                 wait_s = failed.retry_after_s or 0.0
                 log.warning("data stream: %s", failed.message)
+                self._doubt(failed)
             except TimeoutError:
                 log.warning("data stream: no answer for %.0f s", _ANSWER_S)
             except Exception:
                 log.exception("data stream: it is opened again")
             await asyncio.sleep(max(backoff.next_s(), wait_s))
+
+    def _doubt(self, failed: PilotfishError) -> None:
+        """Find the message that the control plane will never take, and go on without it.
+
+        After a first refusal messages go one by one; the one that is refused alone is given up and counted.
+        """
+        if not isinstance(failed, InvalidArgument):
+            return
+        if self._careful > 0 and len(self._under_way) == 1:
+            refused = self._under_way[0]
+            log.error("data stream: %s up to %d is given up: %s", refused.key, refused.end, failed)
+            self._spool.give_up(refused.key, refused.first, refused.end)
+        self._careful = _CAREFUL_MESSAGES
 
     async def _stream(self, metadata: Sequence[tuple[str, str]], backoff: Backoff) -> None:
         self._under_way.clear()
@@ -136,6 +154,7 @@ class Publisher:
             return
         key = StreamKey(answer.incarnation, kind)
         self._spool.acknowledge(key, answer.watermark)
+        self._careful = max(0, self._careful - 1)
         self._under_way = [each for each in self._under_way if each.key != key or each.end > answer.watermark]
         self._wake.set()
 
@@ -156,13 +175,19 @@ class Publisher:
             for message in self._messages(kind):
                 rows += message.end_offset - message.first_offset
                 key = StreamKey(message.incarnation, kind)
-                self._under_way.append(_UnderWay(key, message.end_offset, message.ByteSize()))
+                while self._is_full():
+                    self._wake.clear()
+                    await self._wake.wait()
+                size = message.ByteSize()
+                self._under_way.append(_UnderWay(key, message.first_offset, message.end_offset, size))
                 await call.write(message)
             if kind is Kind.PREDICTIONS and rows < MAX_BATCH_ROWS // 2:
                 next_rows_s = loop.time() + _LINGER_S
 
     def _is_full(self) -> bool:
         under_way = self._under_way
+        if self._careful:
+            return bool(under_way)
         return len(under_way) >= _MAX_UNDER_WAY or sum(each.size for each in under_way) >= _MAX_BYTES_UNDER_WAY
 
     def idle(self) -> bool:

@@ -20,7 +20,10 @@ from pilotfish.v1 import monitoring_pb2 as pb
 
 __all__ = [
     "INPUT",
+    "LATEST_US",
     "LIVE",
+    "MAX_ID_BYTES",
+    "MAX_NAME_CHARACTERS",
     "OUTPUT",
     "Cells",
     "RowBatch",
@@ -47,6 +50,11 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "BOOL": np.dtype("?"),
 }
 _U64 = np.uint64
+MAX_ID_BYTES: Final = 512
+MAX_NAME_CHARACTERS: Final = 256
+LATEST_US: Final = 253_402_300_000_000_000
+"""The year 9999: no time beyond it can be written."""
+_MAX_CODE: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +303,14 @@ def from_message(message: pb.PredictionBatch) -> RowBatch:
     ):
         if size not in (rows, 0) or (size == 0 and name == "times_us"):
             found.append(Violation(name, f"has {size} entries for {rows} prediction ids", "LENGTHS_DIFFER"))
+    if any(not 0 <= time_us <= LATEST_US for time_us in message.times_us):
+        found.append(Violation("times_us", "must be microseconds since 1970 UTC, before the year 9999", "OUT_OF_RANGE"))
+    if any(not 0 <= role <= LIVE + 2 for role in message.roles):
+        found.append(Violation("roles", "must be LIVE, SHADOW or REPLAY", "OUT_OF_RANGE"))
+    if any(code > _MAX_CODE for code in message.codes):
+        found.append(Violation("codes", f"must be at most {_MAX_CODE}", "OUT_OF_RANGE"))
+    if any(len(ident.encode()) > MAX_ID_BYTES for ident in message.prediction_ids):
+        found.append(Violation("prediction_ids", f"have at most {MAX_ID_BYTES} bytes", "OUT_OF_RANGE"))
     columns = [_read_column(column, i, rows, found) for i, column in enumerate(message.columns)]
     keys = [(column.name, column.group) for column in columns]
     for name, _ in sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else ():
@@ -322,6 +338,9 @@ def _read_column(column: pb.Column, index: int, rows: int, found: list[Violation
     where = f"columns[{index}]"
     if not column.name or column.group not in (INPUT, OUTPUT):
         found.append(Violation(where, "needs a name, and the group INPUT or OUTPUT", "BAD_COLUMN"))
+    if len(column.name) > MAX_NAME_CHARACTERS or "\0" in column.name:
+        text = f"has at most {MAX_NAME_CHARACTERS} characters and no NUL"
+        found.append(Violation(f"{where}.name", text, "BAD_COLUMN"))
     missing: npt.NDArray[np.bool_] | None = None
     if column.missing:
         flags = np.frombuffer(column.missing, np.uint8)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
 import logging
 import os
 from collections import Counter
@@ -22,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pilotfish.errors import FailedPrecondition, ResourceExhausted
+from pilotfish.errors import ResourceExhausted
 from pilotfish_sidecar.clock import Clock
 from pilotfish_sidecar.commit import GroupCommit
 from pilotfish_sidecar.frames import STREAMS, Draft, FrameError, Kind, Record, encode_record
+from pilotfish_sidecar.instance import lock_directory, read_incarnation, write_incarnation
 from pilotfish_sidecar.segments import Segment, sync_directory
 
 __all__ = ["Checkpoint", "Spool", "SpoolLimits", "StreamKey"]
@@ -102,14 +101,14 @@ class Spool:
         self._fresh_bytes = 0
         self._checkpoint: Callable[[], Checkpoint] = Checkpoint
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = _lock(directory / "lock")
+        self._lock = lock_directory(directory)
         try:
-            previous = _read_instance(directory / "instance.json", instance)
+            previous = read_incarnation(directory, instance)
             self._recover()
             # A spool that was wiped must not reuse offsets that the control plane has: a first incarnation is a time.
             last = max([previous, *(segment.incarnation for segment in self._segments)])
             self.incarnation = max(last + 1, int(clock.time_s()))
-            _write_instance(directory, instance, self.incarnation)
+            write_incarnation(directory, instance, self.incarnation)
         except BaseException:
             os.close(self._lock)
             raise
@@ -415,6 +414,11 @@ class Spool:
             self.watermarks[key] = known
             self._delete_done()
 
+    def give_up(self, key: StreamKey, first: int, end: int) -> None:
+        """Count what the control plane refuses for good as dropped, and go on behind it."""
+        self.dropped[_drop_reason(key.kind, "refused")] += end - max(first, self.watermark(key))
+        self.acknowledge(key, end)
+
     def _held_from(self, key: StreamKey) -> int:
         """Return the first offset of a stream that is still on this disk; its head when there is none."""
         for segment in self._segments:
@@ -461,43 +465,3 @@ def _lsn_bytes(lsn: int) -> bytes:
 def _full(text: str) -> ResourceExhausted:
     message = f"{text}; wait for the control plane or free space"
     return ResourceExhausted(message, reason="SPOOL_FULL", retry_after_s=5.0)
-
-
-def _lock(path: Path) -> int:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise FailedPrecondition(
-            f"another sidecar uses the spool {path.parent}; stop it, or give this one another --spool-dir",
-            reason="SPOOL_LOCKED",
-        ) from error
-    return handle
-
-
-def _read_instance(path: Path, instance: str) -> int:
-    try:
-        document = json.loads(path.read_text())
-        known, incarnation = str(document["instance"]), int(document["incarnation"])
-    except FileNotFoundError:
-        return 0
-    except (ValueError, KeyError, TypeError):
-        log.warning("spool: %s is damaged and written anew", path)
-        return 0
-    if known != instance:
-        raise FailedPrecondition(
-            f"the spool {path.parent} belongs to {known}, not to {instance}; give this sidecar another --spool-dir",
-            reason="SPOOL_OF_ANOTHER",
-        )
-    return incarnation
-
-
-def _write_instance(directory: Path, instance: str, incarnation: int) -> None:
-    temporary = directory / ".instance.json"
-    with temporary.open("w") as file:
-        json.dump({"instance": instance, "incarnation": incarnation}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(directory / "instance.json")
-    sync_directory(directory)

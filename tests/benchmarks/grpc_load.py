@@ -32,7 +32,12 @@ def header_block() -> bytes:
     """Return the headers of a call."""
     block = b"\x83\x86"  # :method POST, :scheme http
     block += b"\x04" + bytes([len(METHOD)]) + METHOD
-    return block + literal(b":authority", b"localhost") + literal(b"content-type", b"application/grpc") + literal(b"te", b"trailers")
+    return (
+        block
+        + literal(b":authority", b"localhost")
+        + literal(b"content-type", b"application/grpc")
+        + literal(b"te", b"trailers")
+    )
 
 
 class Connection:

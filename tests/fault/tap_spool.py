@@ -1,7 +1,7 @@
 """An agent's process for the fault tests: stores each record as a line, durable before the acknowledgement.
 
-Run as `python tap_spool.py SOCKET FILE`; prints "ready"; with /dev/null nothing is stored. On start it recovers the watermarks from its file,
-and cuts off a last line that a kill left unfinished.
+Run as `python tap_spool.py SOCKET FILE`; prints "ready"; with /dev/null nothing is stored. On start it
+recovers the watermarks from its file, and cuts off a last line that a kill left unfinished.
 """
 
 from __future__ import annotations

@@ -42,12 +42,15 @@ class Area:
 
     def __call__(self, core: Core) -> Installed:
         self.core = core
+        # The stubs type every method as abstract; at run time a missing one is UNIMPLEMENTED.
+        kinds: list[Any] = [Registry, Events, Artifacts, Fleet]
+        registry, events, artifacts, fleet = (kind(self) for kind in kinds)
         return Installed(
             servicers=[
-                (registry_service_pb2_grpc.add_RegistryServiceServicer_to_server, Registry(self)),
-                (event_service_pb2_grpc.add_EventServiceServicer_to_server, Events(self)),
-                (artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server, Artifacts()),
-                (fleet_service_pb2_grpc.add_FleetServiceServicer_to_server, Fleet(self)),
+                (registry_service_pb2_grpc.add_RegistryServiceServicer_to_server, registry),
+                (event_service_pb2_grpc.add_EventServiceServicer_to_server, events),
+                (artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server, artifacts),
+                (fleet_service_pb2_grpc.add_FleetServiceServicer_to_server, fleet),
                 (add_roleless, None),
             ]
         )
@@ -108,6 +111,9 @@ class Events(event_service_pb2_grpc.EventServiceServicer):
 class Artifacts(artifact_service_pb2_grpc.ArtifactServiceServicer):
     """A stream in."""
 
+    def __init__(self, area: Area) -> None:
+        self.area = area
+
     async def WriteChunks(self, request_iterator: Any, context: Any) -> Any:
         count = 0
         async for _ in request_iterator:
@@ -123,7 +129,7 @@ class Fleet(fleet_service_pb2_grpc.FleetServiceServicer):
     def __init__(self, area: Area) -> None:
         self.area = area
 
-    async def Connect(self, request_iterator: Any, context: Any) -> None:
+    async def Connect(self, request_iterator: Any, context: Any) -> Any:
         while (await context.read()) is not grpc.aio.EOF:
             await context.write(fleet_service_pb2.ConnectResponse())
 

@@ -6,8 +6,10 @@ import asyncio
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
@@ -18,6 +20,8 @@ from pilotfish_control_plane.clock import FakeClock, SystemClock
 from pilotfish_control_plane.storage import events, leases
 from pilotfish_control_plane.storage.database import Database, Tx
 
+from ..conftest import DatabaseFactory
+
 pytestmark = pytest.mark.timeout(60)
 
 
@@ -26,7 +30,7 @@ def count_events(database: Database) -> int:
     return database.read_sync(lambda tx: tx.conn.execute(select(func.count()).select_from(events.events)).scalar_one())
 
 
-def emit(kind: str) -> object:
+def emit(kind: str) -> Callable[[Tx], None]:
     """Return a closure that emits one event."""
     return lambda tx: tx.emit(kind, "projects/p/models/m", {"kind": kind})
 
@@ -54,7 +58,7 @@ async def test_closures_that_wait_together_share_a_commit_on_sqlite(tmp_path: Pa
     commits: list[None] = []
     hold = threading.Event()
     first = database.write(lambda tx: hold.wait(5))
-    waiting = [asyncio.ensure_future(w) for w in [first, *(database.write(emit("x")) for _ in range(50))]]  # type: ignore[arg-type]
+    waiting = [asyncio.ensure_future(w) for w in [first, *(database.write(emit("x")) for _ in range(50))]]
     await asyncio.sleep(0.05)
     from sqlalchemy import event
 
@@ -71,7 +75,7 @@ async def test_a_result_is_handed_over_only_after_its_commit(database_url: str) 
     database = Database.open(database_url, SystemClock(), migrate=False)
     other = Database.open(database_url, SystemClock(), migrate=False)
     for expected in range(1, 20):
-        await database.write(emit("x"))  # type: ignore[arg-type]
+        await database.write(emit("x"))
         assert count_events(other) == expected
     other.close()
     database.close()
@@ -111,7 +115,7 @@ async def test_a_watcher_never_skips_an_event_while_writers_race(database: Datab
             seen.extend(e.seq for e in batch)
 
     watching = asyncio.ensure_future(watch())
-    await asyncio.gather(*(database.write(emit(f"k{i}")) for i in range(150)))  # type: ignore[arg-type]
+    await asyncio.gather(*(database.write(emit(f"k{i}")) for i in range(150)))
     done.set()
     await watching
     assert len(seen) == 150 == len(set(seen))
@@ -138,8 +142,8 @@ def test_tail_filters_by_kind_and_subject_without_wildcards(database: Database) 
     ]:
         database.write_sync(lambda tx, k=kind, s=subject: tx.emit(k, s))  # type: ignore[misc]
 
-    def seqs(**wanted: object) -> list[int]:
-        return [e.seq for e in database.read_sync(lambda tx: events.tail(tx.conn, 0, **wanted))]  # type: ignore[arg-type]
+    def seqs(**wanted: Any) -> list[int]:
+        return [e.seq for e in database.read_sync(lambda tx: events.tail(tx.conn, 0, **wanted))]
 
     assert seqs(kinds=["models"]) == [1, 3]
     assert seqs(subject_prefix="projects/p/models/a_b") == [1, 3]
@@ -208,22 +212,22 @@ async def test_a_write_cancelled_in_the_queue_never_runs(database: Database) -> 
     hold = threading.Event()
     blocking = [asyncio.ensure_future(database.write(lambda tx: hold.wait(5))) for _ in range(4)]
     await asyncio.sleep(0.05)
-    queued = asyncio.ensure_future(database.write(emit("never")))  # type: ignore[arg-type]
+    queued = asyncio.ensure_future(database.write(emit("never")))
     await asyncio.sleep(0.05)
     queued.cancel()
     hold.set()
     await asyncio.gather(*blocking)
-    await database.write(emit("last"))  # type: ignore[arg-type]
+    await database.write(emit("last"))
     assert database.read_sync(lambda tx: [e.kind for e in events.tail(tx.conn, 0)]) == ["last"]
 
 
 async def test_a_closed_database_says_that_it_is_stopping(database_url: str) -> None:
     database = Database.open(database_url, SystemClock(), migrate=False)
-    await database.write(emit("x"))  # type: ignore[arg-type]
+    await database.write(emit("x"))
     database.close()
     database.close()
     with pytest.raises(Unavailable, match="stopping"):
-        await database.write(emit("y"))  # type: ignore[arg-type]
+        await database.write(emit("y"))
 
 
 def test_a_full_disk_is_resource_exhausted_and_spares_the_others(tmp_path: Path) -> None:
@@ -239,7 +243,7 @@ def test_a_full_disk_is_resource_exhausted_and_spares_the_others(tmp_path: Path)
         database.write_sync(large)
     assert refused.value.reason == "STORE_FULL"
     assert refused.value.retry_after_s == 10.0
-    database.write_sync(emit("small"))  # type: ignore[arg-type]
+    database.write_sync(emit("small"))
     assert count_events(database) == 1
     database.close()
 
@@ -257,7 +261,7 @@ async def test_a_full_disk_in_a_batch_repeats_the_closures_that_had_succeeded(tm
     first = asyncio.ensure_future(database.write(lambda tx: hold.wait(5)))
     await asyncio.sleep(0.02)
     fns = [emit("a"), emit("b"), large, emit("c")]
-    rest = [asyncio.ensure_future(database.write(fn)) for fn in fns]  # type: ignore[arg-type]
+    rest = [asyncio.ensure_future(database.write(fn)) for fn in fns]
     await asyncio.sleep(0.05)
     hold.set()
     results = await asyncio.gather(first, *rest, return_exceptions=True)
@@ -272,10 +276,10 @@ def test_a_database_locked_by_another_program_is_unavailable(tmp_path: Path, mon
     other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(Unavailable) as refused:
-        database.write_sync(emit("x"))  # type: ignore[arg-type]
+        database.write_sync(emit("x"))
     assert refused.value.retry_after_s == 1.0
     other.execute("ROLLBACK")
-    database.write_sync(emit("y"))  # type: ignore[arg-type]
+    database.write_sync(emit("y"))
     assert count_events(database) == 1
     other.close()
     database.close()
@@ -306,12 +310,14 @@ def test_sqlite_is_set_up_for_durability(tmp_path: Path) -> None:
     database.close()
 
 
-async def test_a_commit_wakes_another_control_plane_on_the_same_postgresql(databases: object, tmp_path: Path) -> None:
-    url = databases.url("postgresql", tmp_path)  # type: ignore[attr-defined]
+async def test_a_commit_wakes_another_control_plane_on_the_same_postgresql(
+    databases: DatabaseFactory, tmp_path: Path
+) -> None:
+    url = databases.url("postgresql", tmp_path)
     one, two = (Database.open(url, SystemClock(), migrate=False) for _ in range(2))
     with two.wakes.subscribe("models") as wakes:
         await wakes.wait(1.0)  # the listener's own first wake
-        await one.write(emit("models.created"))  # type: ignore[arg-type]
+        await one.write(emit("models.created"))
         assert await wakes.wait(5.0)
     one.close()
     two.close()

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -136,7 +136,7 @@ async def test_a_bug_shows_its_request_id_and_keeps_its_text_in_the_log(
 
 
 async def test_an_unknown_method_is_unimplemented(plane: RunningControlPlane) -> None:
-    call = plane.channel.unary_unary("/pilotfish.v1.RegistryService/NoSuch", lambda _: b"", lambda raw: raw)
+    call: Any = plane.channel.unary_unary("/pilotfish.v1.RegistryService/NoSuch", lambda _: b"", lambda raw: raw)
     assert isinstance(await failure(call(None)), errors.Unimplemented)
 
 
@@ -190,11 +190,12 @@ async def test_each_role_may_call_what_it_covers_and_nothing_else(
             async for _ in call:
                 pass
 
-        for call, allowed in [
+        calls: list[tuple[Any, bool]] = [
             (stub.GetModel(get()), may_read),
             (stub.CreateModel(create()), may_create),
             (connect(), may_connect),
-        ]:
+        ]
+        for call, allowed in calls:
             if allowed:
                 await call
             else:
@@ -401,11 +402,11 @@ async def test_a_change_is_audited_and_sealed_within_a_second(plane: RunningCont
 @pytest.mark.ledger("G4")
 async def test_health_and_reflection_need_no_token(plane: RunningControlPlane) -> None:
     async with grpc.aio.insecure_channel(plane.address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         for service in ("", "pilotfish.v1.RegistryService"):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast("Any", channel))
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         (listed,) = [r async for r in stub.ServerReflectionInfo(asked)]
         names = {s.name for s in listed.list_services_response.service}
@@ -438,7 +439,8 @@ async def test_a_drain_finishes_running_calls_and_ends_endless_streams(plane: Ru
     for _ in range(3):
         await watch.read()
     async with grpc.aio.insecure_channel(plane.address) as other:
-        health = health_pb2_grpc.HealthStub(other).Watch(health_pb2.HealthCheckRequest())
+        stub: Any = health_pb2_grpc.HealthStub(other)
+        health = stub.Watch(health_pb2.HealthCheckRequest())
         assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
         stopping = asyncio.create_task(plane.app.stop())
         assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING

@@ -392,6 +392,7 @@ async def test_sigterm_finishes_what_is_running_and_refuses_what_is_new(model_di
         assert not running.done()
         server.process.terminate()
         assert await watcher.read() == b"\x08\x02"
+        assert not (tmp_path / "run" / "ready.json").exists()
         assert (await running).outputs[0].shape[0] == 100 * len(IMAGES)
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await stub.ModelInfer(matrix_request(IMAGES[:1]))

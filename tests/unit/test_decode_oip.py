@@ -190,6 +190,7 @@ def test_an_output_that_cannot_be_read_costs_only_itself():
         (request(datatype="INT64", int_contents=[1, 2, 3]), Reason.WRONG_CONTENTS),
         (request(datatype="BYTES", fp32_contents=[1, 2, 3]), Reason.WRONG_CONTENTS),
         (request(datatype="INT8", int_contents=[1, 2, 200]), Reason.BAD_VALUE),
+        (request(datatype="INT64", shape=(2,), int64_contents=[300]), Reason.TRUNCATED),  # two bytes, one value
         (request(datatype="UINT8", uint_contents=[1, 2, 256]), Reason.BAD_VALUE),
         (request(datatype="BOOL", raw=b"\x00\x01\x02"), Reason.BAD_VALUE),
         (request(raw=b"\x00" * 11), Reason.TRUNCATED),

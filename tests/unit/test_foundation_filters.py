@@ -152,12 +152,8 @@ def without_columns(tree: Filter) -> Filter:
 words = st.from_regex(r"[a-z_][a-z0-9_-]{0,8}", fullmatch=True).filter(
     lambda w: w.upper() not in {"AND", "OR", "NOT", "IN", "TRUE", "FALSE"}
 )
-values = (
-    st.text(max_size=8)
-    | st.integers(-(10**15), 10**15)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.booleans()
-)
+numbers = st.integers(-(10**15), 10**15) | st.floats(allow_nan=False, allow_infinity=False)
+values = st.text(max_size=8) | numbers | st.booleans()
 comparisons = st.builds(
     lambda word, keys, operator, many: Comparison(
         (word, *keys), operator, tuple(many) if operator is Operator.IN else (many[0],), 0

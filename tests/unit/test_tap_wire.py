@@ -123,3 +123,9 @@ def test_a_body_at_the_limit_is_encoded_and_one_byte_more_is_refused():
     FrameReader().feed(batch_frame(row(request=bytes(MAX_BODY_BYTES))))
     with pytest.raises(WireError):
         encode_entry(row(request=bytes(MAX_BODY_BYTES + 1)), 0)
+
+
+def test_a_batch_of_more_records_than_the_limit_is_refused_whole():
+    FrameReader().feed(batch_frame(*[row()] * MAX_BATCH_RECORDS))
+    with pytest.raises(WireError, match="4097 records"):
+        FrameReader().feed(batch_frame(*[row()] * (MAX_BATCH_RECORDS + 1)))

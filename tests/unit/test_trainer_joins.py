@@ -65,9 +65,7 @@ def test_several_keys_match_together() -> None:
 
 def test_missing_keys_of_both_sides_are_named_together() -> None:
     labels = pd.DataFrame({"kye": [1], "label": ["a"]})
-    messages = refused(
-        {"rows": LEFT, "labels": labels}, JoinConfig("rows", (JoinStep("labels", ("idd",), ("key",)),))
-    )
+    messages = refused({"rows": LEFT, "labels": labels}, JoinConfig("rows", (JoinStep("labels", ("idd",), ("key",)),)))
     assert "no column 'idd'; did you mean 'id'?" in messages[0]
     assert "no column 'key'; did you mean 'kye'?" in messages[1]
 

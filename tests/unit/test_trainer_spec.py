@@ -78,9 +78,12 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
 def test_a_number_that_json_does_not_have_is_refused_wherever_it_stands(value: float) -> None:
     found = problems(with_field("training_config.hyperparameters", {"C": [1.0, {"deep": value}]}))
     assert "finite" in found["training_config.hyperparameters.C[1].deep"]
-    assert "finite" in problems(with_field("evaluation_config.thresholds", [{"metric": "accuracy", "bound": value}]))[
-        "evaluation_config.thresholds[0].bound"
-    ]
+    assert (
+        "finite"
+        in problems(with_field("evaluation_config.thresholds", [{"metric": "accuracy", "bound": value}]))[
+            "evaluation_config.thresholds[0].bound"
+        ]
+    )
 
 
 @pytest.mark.parametrize("document", [None, [], "x", 3, {}])

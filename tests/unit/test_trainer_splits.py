@@ -98,7 +98,9 @@ def test_parts_do_not_depend_on_the_order_in_which_a_source_returns_its_rows() -
 
 def test_another_seed_gives_other_parts_and_another_value_another_hash() -> None:
     data = table(frame(80))
-    split = [split_rows(data, SplitConfig("random", seed=seed), Task.CLASSIFICATION).test.tolist() for seed in (1, 1, 2)]
+    split = [
+        split_rows(data, SplitConfig("random", seed=seed), Task.CLASSIFICATION).test.tolist() for seed in (1, 1, 2)
+    ]
     assert split[0] == split[1] != split[2]
     changed = frame(80)
     changed.loc[5, "x"] = 5.5

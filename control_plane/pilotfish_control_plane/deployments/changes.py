@@ -25,7 +25,9 @@ from pilotfish_control_plane.storage.transaction import Tx
 
 __all__ = [
     "FLEET_TOPIC",
+    "ROLLOUT_TOPIC",
     "TOPIC",
+    "WATCH_TOPIC",
     "add_decision",
     "enter_deployment",
     "enter_replica",
@@ -34,12 +36,16 @@ __all__ = [
     "save_endpoint",
     "save_replica",
     "save_rollout",
+    "show_deployment",
     "touch_bindings",
     "touch_node",
+    "wake_deployment",
+    "wake_rollout",
 ]
 
 TOPIC = "deployments"
 ROLLOUT_TOPIC = "rollouts"
+WATCH_TOPIC = "watch"
 FLEET_TOPIC = "fleet.config"
 
 _MOVED = frozenset({DeploymentState.READY, DeploymentState.DEGRADED})
@@ -76,8 +82,14 @@ def save_deployment(tx: Tx, deployment: Deployment, **changes: Any) -> Deploymen
 
 
 def wake_deployment(tx: Tx, deployment_id: str) -> None:
-    """Wake whoever follows a deployment."""
-    tx.wake(f"{TOPIC}.{deployment_id}")
+    """Wake the reconciler and whoever follows a deployment."""
+    tx.wake(TOPIC)
+    show_deployment(tx, deployment_id)
+
+
+def show_deployment(tx: Tx, deployment_id: str) -> None:
+    """Wake whoever follows a deployment; nothing changed that the reconciler would act on."""
+    tx.wake(f"{WATCH_TOPIC}.{deployment_id}")
 
 
 def enter_deployment(
@@ -122,7 +134,10 @@ def save_replica(tx: Tx, replica: Replica, **changes: Any) -> Replica:
     """Write a replica with some fields changed; return it."""
     changed = dataclasses.replace(replica, **changes)
     rows.save_replica(tx.conn, changed)
-    wake_deployment(tx, replica.deployment)
+    if changes.keys() <= {"link"}:
+        show_deployment(tx, replica.deployment)
+    else:
+        wake_deployment(tx, replica.deployment)
     return changed
 
 
@@ -147,8 +162,14 @@ def save_rollout(tx: Tx, rollout: Rollout, **changes: Any) -> Rollout:
     """Write a rollout with some fields changed; return it."""
     changed = dataclasses.replace(rollout, **changes, serial=rollout.serial + 1)
     rollout_rows.save_rollout(tx.conn, changed)
-    tx.wake(f"{ROLLOUT_TOPIC}.{rollout.id}")
+    wake_rollout(tx, rollout.id)
     return changed
+
+
+def wake_rollout(tx: Tx, rollout_id: str) -> None:
+    """Wake the reconciler and whoever follows a rollout."""
+    tx.wake(ROLLOUT_TOPIC)
+    tx.wake(f"{WATCH_TOPIC}.{rollout_id}")
 
 
 def enter_rollout(tx: Tx, rollout: Rollout, state: RolloutState, reason: str = "", **changes: Any) -> Rollout:

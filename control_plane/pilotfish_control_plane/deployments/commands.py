@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 
 from pilotfish_control_plane.deployments.configuration import DeploymentConfig, Resources
 from pilotfish_control_plane.deployments.model import Deployment, Shadow, Stage
-from pilotfish_control_plane.deployments.rollout_model import DEFAULT_CRITERIA, Criterion, Decision, Rollout, RolloutPlan
+from pilotfish_control_plane.deployments.rollout_model import (
+    DEFAULT_CRITERIA,
+    Criterion,
+    Decision,
+    Rollout,
+    RolloutPlan,
+)
 from pilotfish_control_plane.deployments.rules.readiness import ReadinessCheck
 from pilotfish_control_plane.names import DEFAULT_PROJECT
 

@@ -262,7 +262,7 @@ class Creation:
         assert current is not None
         changes.save_endpoint(tx, current, open_rollout=rollout.id)
         tx.emit("rollout.pending", rollout.name, {"deployment": deployment.id, "stage": deployment.stage.value})
-        tx.wake(f"{changes.ROLLOUT_TOPIC}.{rollout.id}")
+        changes.wake_rollout(tx, rollout.id)
         return rollout
 
 

@@ -46,8 +46,17 @@ class Registry(Protocol):
 class Monitoring(Protocol):
     """What was measured of deployments."""
 
+    @property
+    def grain_s(self) -> float:
+        """Seconds by which `since` may be rounded down."""
+        ...
+
     def evidence(self, tx: Tx, deployment_id: str, since: datetime | None) -> Evidence:
         """Return the metrics of a deployment since a time; None: of its whole life."""
+        ...
+
+    def learned_profile(self, tx: Tx, deployment_id: str) -> str:
+        """Return the profile that a deployment without training data learned, as JSON; empty: none yet."""
         ...
 
 

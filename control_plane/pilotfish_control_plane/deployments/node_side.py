@@ -137,9 +137,9 @@ class NodeSide:
         found = {}
         for replica in replicas:
             deployment = deployments[replica.deployment]
-            if deployment.version_name not in described:
-                described[deployment.version_name] = self._describe(tx, deployment)
-            profile_json, signature_json = described[deployment.version_name]
+            if deployment.id not in described:
+                described[deployment.id] = self._describe(tx, deployment)
+            profile_json, signature_json = described[deployment.id]
             found[replica.id] = ReplicaBinding(
                 replica.id,
                 deployment.id,
@@ -156,7 +156,10 @@ class NodeSide:
         registry = self._node_neighbours.registry()
         version = registry.get_version(tx, deployment.project, deployment.model, deployment.version)
         signature = json.dumps(dict(version.signature), sort_keys=True) if version.signature else ""
-        return registry.profile_json(tx, version), signature
+        profile = registry.profile_json(tx, version)
+        if not profile:
+            profile = self._node_neighbours.monitoring().learned_profile(tx, deployment.id)
+        return profile, signature
 
     def touch_profile(self, tx: Tx, project: str, model: str, version: int) -> None:
         """Tell the sidecars of a version's replicas that its profile or signature changed."""

@@ -70,7 +70,7 @@ class Promotion:
         if target is not None and target.rank <= source.stage.rank:
             later = ", ".join(s.value for s in stages[source.stage.rank + 1 :]) or "none"
             raise FailedPrecondition(
-                f"{source.id} is in {source.stage.value} and cannot be promoted to {target.value}; later stages: {later}",
+                f"{source.id} is in {source.stage.value} and cannot be promoted to {target.value}; later: {later}",
                 reason="STAGE_ORDER",
                 violations=[Violation("stage_order", f"later stages: {later}", "STAGE_ORDER")],
             )

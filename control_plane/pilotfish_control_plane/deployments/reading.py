@@ -5,6 +5,8 @@ Owns finding things by the names that callers write. It changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pilotfish.errors import NotFound
 from pilotfish_control_plane.deployments.model import (
     Deployment,
@@ -107,6 +109,10 @@ class Reading:
         """Return the newest 1,000 deployments of an endpoint, ended ones too, newest first."""
         return list(rows.list_deployments(tx.conn, project, endpoint, True, PageRequest(1000)).items)
 
+    def live_everywhere(self, tx: Tx) -> list[Deployment]:
+        """Return the deployments of all projects that have not ended, oldest first."""
+        return rows.open_deployments(tx.conn)
+
     def deployments_of_version(self, tx: Tx, project: str, model: str, number: int) -> list[Deployment]:
         """Return every deployment of a version, ended ones too, newest first."""
         return rows.of_version(tx.conn, project, model, number)
@@ -127,6 +133,23 @@ class Reading:
         if found is None:
             raise NotFound(f"deployment {deployment_id} has no revision {number}", reason="REVISION_NOT_FOUND")
         return found
+
+    def of_endpoint(self, tx: Tx, project: str, endpoint: str) -> list[Deployment]:
+        """Return every deployment of an endpoint, ended ones too, newest first."""
+        return rows.of_endpoint(tx.conn, project, endpoint)
+
+    def replicas_of(self, tx: Tx, deployment_ids: Sequence[str]) -> dict[str, list[Replica]]:
+        """Return the replicas of deployments that have not ended, oldest first."""
+        return rows.replicas_of(tx.conn, deployment_ids)
+
+    def weights_of(self, tx: Tx, deployments: Sequence[Deployment]) -> dict[str, int]:
+        """Return each deployment's share of the live traffic in basis points."""
+        names = {(d.project, d.endpoint) for d in deployments}
+        tables = {n: e.routes for n in names if (e := rows.endpoint(tx.conn, *n)) is not None}
+        return {
+            d.id: tables[d.project, d.endpoint].weight_bp(d.id) if (d.project, d.endpoint) in tables else 0
+            for d in deployments
+        }
 
     def traffic_bp(self, tx: Tx, deployment: Deployment) -> int:
         """Return the deployment's share of the live traffic in basis points."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pilotfish_control_plane.deployments import changes
 from pilotfish_control_plane.deployments.model import Deployment, DeploymentState, LinkState, Replica
@@ -70,8 +70,14 @@ class DeploymentReconciler:
     def reconcile(self, tx: Tx) -> float | None:
         """Move every deployment on that has not ended."""
         soonest, link = _Soonest(), node_link(tx)
-        for deployment in rows.open_deployments(tx.conn):
-            soonest.add(_alone(tx, deployment.name, lambda d=deployment: self._step(tx, d.id, link)))  # type: ignore[misc]
+        standing = rows.open_deployments(tx.conn)
+        replicas = rows.replicas_of(tx.conn, [d.id for d in standing])
+        for deployment in standing:
+            # Most have nothing to do, and a transaction that many wait for must not ask about each of them.
+            settled, look_again_s = _settled(deployment, replicas[deployment.id], link, tx.now)
+            soonest.add(look_again_s)
+            if not settled:
+                soonest.add(_alone(tx, deployment.name, lambda d=deployment: self._step(tx, d.id, link)))  # type: ignore[misc]
         return soonest.seconds
 
     def _step(self, tx: Tx, deployment_id: str, link: NodeLink) -> float | None:
@@ -172,6 +178,21 @@ class DeploymentReconciler:
         return None
 
 
+def _settled(
+    deployment: Deployment, replicas: Sequence[Replica], link: NodeLink, now: datetime
+) -> tuple[bool, float | None]:
+    """Return whether a deployment has nothing to do, and in how many seconds that may change."""
+    if not deployment.state.serves or any(r.revision != deployment.revision for r in replicas):
+        return False, None
+    left_s = None if deployment.drain_after is None else (deployment.drain_after - now).total_seconds()
+    if left_s is not None and left_s <= 0:
+        return False, None
+    plan = plan_replicas(deployment, replicas, lambda _: True, now)
+    change = state_of(deployment, replicas, link, now)
+    same = change.state is deployment.state and (change.reason == deployment.state_reason or left_s is not None)
+    return same and not plan.create and not plan.drain, left_s
+
+
 class RolloutReconciler:
     """Judges rollouts when evidence comes, and moves them on."""
 
@@ -233,6 +254,7 @@ class LoadReconciler:
 def node_link(tx: Tx, node: str = LOCAL_NODE) -> NodeLink:
     """Return how the stream of a node stands."""
     member = fleet_rows.member(tx.conn, node)
-    if member is None:
+    # A control plane that died cannot say that its streams are gone.
+    if member is None or member.server not in fleet_rows.living_servers(tx.conn, tx.now):
         return NodeLink(False)
     return NodeLink(member.link is LinkState.CONNECTED, member.connected)

@@ -7,7 +7,7 @@ decided by `deployments.rules.rollouts`.
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pilotfish.errors import FailedPrecondition
 from pilotfish_control_plane.deployments import changes, routing
@@ -21,6 +21,8 @@ from pilotfish_control_plane.deployments.rollout_model import (
     Rollout,
     RolloutKind,
     RolloutState,
+    RolloutStrategy,
+    Verdict,
 )
 from pilotfish_control_plane.deployments.rules import traffic
 from pilotfish_control_plane.deployments.rules.judgement import Judgement, judge
@@ -61,13 +63,22 @@ class Rolling:
                 return None
 
     def _judge(self, tx: Tx, rollout: Rollout, deployment: Deployment) -> Judgement:
+        judgement = self._judge_since(tx, rollout, deployment, rollout.step_began)
+        grain_s = self._neighbours.monitoring().grain_s
+        if judgement.verdict is not Verdict.PASS or rollout.step == 0 or rollout.step_began is None or not grain_s:
+            return judgement
+        # Evidence is kept in grains, so it reaches back into the step before: enough for a FAIL, but one step's calls
+        # must not carry a rollout through all the others.
+        return self._judge_since(tx, rollout, deployment, rollout.step_began + timedelta(seconds=grain_s))
+
+    def _judge_since(self, tx: Tx, rollout: Rollout, deployment: Deployment, since: datetime | None) -> Judgement:
         monitoring = self._neighbours.monitoring()
-        evidence = monitoring.evidence(tx, deployment.id, rollout.step_began)
+        evidence = monitoring.evidence(tx, deployment.id, since)
         baseline = None
         if any(c.against_baseline for c in rollout.plan.criteria):
             standard = self._production(tx, rollout)
             if standard is not None:
-                baseline = monitoring.evidence(tx, standard.id, rollout.step_began)
+                baseline = monitoring.evidence(tx, standard.id, since)
         return judge(rollout.plan.criteria, evidence, baseline)
 
     def _decide(self, tx: Tx, rollout: Rollout, deployment: Deployment, judgement: Judgement) -> Decision:
@@ -121,7 +132,7 @@ class Rolling:
         """Set the weights of the current step; a canary takes its stage with the first."""
         if rollout.stage is Stage.CANARY:
             self._take_slot(tx, rollout, deployment)
-        if rollout.plan.strategy.value == "all_at_once" and rollout.stage is Stage.PRODUCTION:
+        if rollout.plan.strategy is RolloutStrategy.ALL_AT_ONCE and rollout.stage is Stage.PRODUCTION:
             return
         standard = self._production(tx, rollout)
         weights = traffic.share(

@@ -1,7 +1,8 @@
 """`DeploymentService`: what may be done with endpoints, deployments, traffic and rollouts.
 
 Owns the transaction scripts behind the calls and the actions of automation: each takes a transaction and leaves
-everything consistent in it. Nothing here starts a process or waits: reconcilers and nodes bring about what the rows say.
+everything consistent in it. Nothing here starts a process or waits: reconcilers and nodes bring about what the rows
+say.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pilotfish_control_plane.deployments.commands import (
 from pilotfish_control_plane.deployments.configuration import DeploymentConfig, Resources, Scaling
 from pilotfish_control_plane.deployments.creation import Creation
 from pilotfish_control_plane.deployments.endings import Endings
-from pilotfish_control_plane.deployments.model import Deployment, DeploymentState, Endpoint, Revision, Shadow, Stage
+from pilotfish_control_plane.deployments.model import Deployment, DeploymentState, Endpoint, Revision, Shadow
 from pilotfish_control_plane.deployments.neighbours import Neighbours
 from pilotfish_control_plane.deployments.node_side import NodeSide
 from pilotfish_control_plane.deployments.promotion import Promotion

@@ -14,13 +14,14 @@ from pilotfish_control_plane.deployments.model import LinkState, ReplicaState
 
 __all__ = [
     "LOCAL_NODE",
-    "Capture",
     "GatewayReport",
+    "Hello",
     "Member",
     "MemberKind",
     "NodeFacts",
     "NodeReport",
     "ReplicaReport",
+    "SidecarReplica",
 ]
 
 LOCAL_NODE = "local"
@@ -119,16 +120,27 @@ class NodeReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Capture:
-    """What a sidecar counted of a replica: served = captured + dropped + in_flight."""
+class SidecarReplica:
+    """What a sidecar sees of a replica: served = captured + dropped + in_flight."""
 
     replica: str
-    instance: str
     healthy: bool
-    learned_rows: int
-    served: int
-    captured: int
-    in_flight: int
-    dropped: Mapping[str, int]
-    undecodable: Mapping[str, int]
-    updated: datetime
+    learned_rows: int = 0
+    served: int = 0
+    captured: int = 0
+    in_flight: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    undecodable: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who a member is and what it holds."""
+
+    kind: MemberKind
+    instance: str
+    incarnation: int = 1
+    program_version: str = ""
+    host: str = ""
+    replicas: tuple[str, ...] = ()
+    config_version: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -97,7 +97,8 @@ class AccessServicer(access_service_pb2_grpc.AccessServiceServicer):
 
 
 def _role_to_wire(role: Role | None) -> options_pb2.Role:
-    return options_pb2.Role.Value(f"ROLE_{role.name}" if role else "ROLE_UNSPECIFIED")
+    # The stub types the values of an enum as the enum, and Value() as int.
+    return cast("options_pb2.Role", 0 if role is None else role.value)
 
 
 def _timestamp(time: datetime | None) -> Timestamp | None:

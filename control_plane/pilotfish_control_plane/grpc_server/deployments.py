@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from pilotfish.v1 import deployment_service_pb2 as calls
 from pilotfish.v1 import deployment_service_pb2_grpc
 from pilotfish_control_plane.artifacts.service import ArtifactService
 from pilotfish_control_plane.core import Core, Installed
+from pilotfish_control_plane.deployments.changes import WATCH_TOPIC
 from pilotfish_control_plane.deployments.commands import DeployCommand, PromoteCommand
 from pilotfish_control_plane.deployments.model import Deployment, Endpoint, Stage
 from pilotfish_control_plane.deployments.neighbours import Neighbours
@@ -29,9 +30,17 @@ from pilotfish_control_plane.deployments.service import DeploymentService
 from pilotfish_control_plane.experiments.service import ExperimentService
 from pilotfish_control_plane.grpc_server import deployments_wire as wire
 from pilotfish_control_plane.monitoring.service import MonitoringService
-from pilotfish_control_plane.names import DEFAULT_PROJECT, DeploymentName, EndpointName, ProjectName, VersionRef, project_id
+from pilotfish_control_plane.names import (
+    DEFAULT_PROJECT,
+    DeploymentName,
+    EndpointName,
+    ProjectName,
+    VersionRef,
+    project_id,
+)
 from pilotfish_control_plane.registry.model import Version, VersionStatus
 from pilotfish_control_plane.registry.service import RegistryService
+from pilotfish_control_plane.storage import monitoring as monitoring_rows
 from pilotfish_control_plane.storage.paging import PageRequest
 from pilotfish_control_plane.storage.transaction import Tx
 from pilotfish_control_plane.storage.types import JsonObject
@@ -266,7 +275,8 @@ class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
                 PageRequest(request.page_size, request.page_token, request.filter, scope=scope),
             )
             return calls.ListDeploymentsResponse(
-                deployments=[self._deployment(tx, d) for d in page.items], next_page_token=page.next_page_token
+                deployments=[wire.deployment_to(v) for v in self._views(tx, page.items)],
+                next_page_token=page.next_page_token,
             )
 
         return await self._core.mutations.read(listed)
@@ -340,7 +350,7 @@ class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
             deployment = self._service.get(tx, found.id)
             return self._deployment(tx, deployment), deployment.state.has_ended
 
-        async for message in self._watch(f"deployments.{found.id}", read):
+        async for message in self._watch(f"{WATCH_TOPIC}.{found.id}", read):
             yield calls.WatchDeploymentResponse(deployment=message)
 
     async def WatchRollout(
@@ -353,7 +363,7 @@ class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
             rollout = self._service.rollout(tx, found.name)
             return self._rollout(tx, rollout), not rollout.state.is_open
 
-        async for message in self._watch(f"rollouts.{found.id}", read):
+        async for message in self._watch(f"{WATCH_TOPIC}.{found.id}", read):
             yield calls.WatchRolloutResponse(rollout=message)
 
     async def _watch(self, topic: str, read: Callable[[Tx], tuple[M, bool]]) -> AsyncIterator[M]:
@@ -376,14 +386,18 @@ class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
         return wire.deployment_to(self._view(tx, deployment), anonymous=anonymous)
 
     def _view(self, tx: Tx, deployment: Deployment) -> wire.DeploymentView:
-        replicas = self._service.replicas(tx, deployment.id)
-        return wire.DeploymentView(deployment, replicas, self._service.traffic_bp(tx, deployment))
+        return self._views(tx, [deployment])[0]
+
+    def _views(self, tx: Tx, deployments: Sequence[Deployment]) -> list[wire.DeploymentView]:
+        replicas = self._service.replicas_of(tx, [d.id for d in deployments])
+        weights = self._service.weights_of(tx, deployments)
+        return [wire.DeploymentView(d, replicas[d.id], weights[d.id]) for d in deployments]
 
     def _endpoint(self, tx: Tx, endpoint: Endpoint) -> pb.Endpoint:
         current = self._service.current_ones(tx, endpoint.project, endpoint.id)
         return wire.endpoint_to(
             endpoint,
-            [self._view(tx, d) for d in current],
+            self._views(tx, current),
             self._service.quarantines(tx, endpoint),
             self._service.node_facts(tx),
         )
@@ -442,8 +456,16 @@ class _Monitoring:
     def __init__(self, core: Core) -> None:
         self._core = core
 
+    @property
+    def grain_s(self) -> float:
+        return float(monitoring_rows.BUCKET_S)
+
     def evidence(self, tx: Tx, deployment_id: str, since: datetime | None) -> Evidence:
         return self._core.services.get(MonitoringService).evidence(tx, deployment_id, since)
+
+    def learned_profile(self, tx: Tx, deployment_id: str) -> str:
+        found = monitoring_rows.learned_profile(tx.conn, deployment_id)
+        return found[1] if found is not None else ""
 
 
 class _Experiments:

@@ -13,7 +13,8 @@ from typing import TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pilotfish.errors import InvalidArgument, Violation
-from pilotfish.v1 import common_pb2, deployment_pb2, deployment_service_pb2, monitoring_pb2
+from pilotfish.v1 import common_pb2, deployment_service_pb2, monitoring_pb2
+from pilotfish.v1 import deployment_pb2 as pb
 from pilotfish_control_plane.deployments.commands import RolloutControl
 from pilotfish_control_plane.deployments.configuration import (
     DataQualityMonitoring,
@@ -54,6 +55,7 @@ from pilotfish_control_plane.deployments.rollout_model import (
 )
 from pilotfish_control_plane.deployments.rules.readiness import ReadinessCheck
 from pilotfish_control_plane.fleet.model import NodeFacts
+from pilotfish_control_plane.names import RolloutName
 
 __all__ = [
     "DeploymentView",
@@ -80,32 +82,27 @@ __all__ = [
 
 E = TypeVar("E")
 
-_STAGES = {
-    deployment_pb2.STAGE_DEVELOPMENT: Stage.DEVELOPMENT,
-    deployment_pb2.STAGE_STAGING: Stage.STAGING,
-    deployment_pb2.STAGE_CANARY: Stage.CANARY,
-    deployment_pb2.STAGE_PRODUCTION: Stage.PRODUCTION,
+_STAGES: Mapping[int, Stage] = {pb.Stage.Value(f"STAGE_{s.name}"): s for s in Stage}
+STAGE_TO = {s: f"STAGE_{s.name}" for s in Stage}
+_STATE_TO = {s: f"DEPLOYMENT_STATE_{s.name}" for s in DeploymentState}
+_REPLICA_STATE_TO = {s: f"REPLICA_STATE_{s.name}" for s in ReplicaState}
+REPLICA_STATE_FROM: Mapping[int, ReplicaState] = {pb.ReplicaState.Value(v): s for s, v in _REPLICA_STATE_TO.items()}
+LINK_TO = {s: f"LINK_STATE_{'UNSPECIFIED' if s is LinkState.NONE else s.name}" for s in LinkState}
+_ROLLOUT_STATE_TO = {s: f"ROLLOUT_STATE_{s.name}" for s in RolloutState}
+_COMPARISONS: Mapping[int, Comparison] = {common_pb2.Comparison.Value(f"COMPARISON_{c.name}"): c for c in Comparison}
+_COMPARISON_TO = {c: f"COMPARISON_{c.name}" for c in Comparison}
+_VERDICT_TO = {v: f"VERDICT_{v.name}" for v in Verdict}
+_STRATEGIES: Mapping[int, RolloutStrategy] = {
+    pb.RolloutStrategy.Value(f"ROLLOUT_STRATEGY_{s.name}"): s for s in RolloutStrategy
 }
-STAGE_TO = {v: k for k, v in _STAGES.items()}
-_STATE_TO = {s: deployment_pb2.DeploymentState.Value(f"DEPLOYMENT_STATE_{s.name}") for s in DeploymentState}
-_REPLICA_STATE_TO = {s: deployment_pb2.ReplicaState.Value(f"REPLICA_STATE_{s.name}") for s in ReplicaState}
-REPLICA_STATE_FROM = {v: k for k, v in _REPLICA_STATE_TO.items()}
-LINK_TO = {
-    s: deployment_pb2.LinkState.Value(f"LINK_STATE_{'UNSPECIFIED' if s is LinkState.NONE else s.name}")
-    for s in LinkState
+_STRATEGY_TO = {s: f"ROLLOUT_STRATEGY_{s.name}" for s in RolloutStrategy}
+_INCONCLUSIVE_TO = {o: f"ON_INCONCLUSIVE_{o.name}" for o in OnInconclusive}
+_INCONCLUSIVE: Mapping[int, OnInconclusive] = {0: OnInconclusive.PAUSE} | {
+    pb.OnInconclusive.Value(name): o for o, name in _INCONCLUSIVE_TO.items()
 }
-_ROLLOUT_STATE_TO = {s: deployment_pb2.RolloutState.Value(f"ROLLOUT_STATE_{s.name}") for s in RolloutState}
-_COMPARISONS = {common_pb2.Comparison.Value(f"COMPARISON_{c.name}"): c for c in Comparison}
-_COMPARISON_TO = {v: k for k, v in _COMPARISONS.items()}
-_VERDICT_TO = {v: common_pb2.Verdict.Value(f"VERDICT_{v.name}") for v in Verdict}
-_STRATEGIES = {deployment_pb2.RolloutStrategy.Value(f"ROLLOUT_STRATEGY_{s.name}"): s for s in RolloutStrategy}
-_STRATEGY_TO = {v: k for k, v in _STRATEGIES.items()}
-_INCONCLUSIVE = {
-    deployment_pb2.ON_INCONCLUSIVE_UNSPECIFIED: OnInconclusive.PAUSE,
-    deployment_pb2.ON_INCONCLUSIVE_PAUSE: OnInconclusive.PAUSE,
-    deployment_pb2.ON_INCONCLUSIVE_ABORT: OnInconclusive.ABORT,
+_CONTROLS: Mapping[int, RolloutControl] = {
+    deployment_service_pb2.RolloutCommand.Value(f"ROLLOUT_COMMAND_{c.name}"): c for c in RolloutControl
 }
-_CONTROLS = {deployment_service_pb2.RolloutCommand.Value(f"ROLLOUT_COMMAND_{c.name}"): c for c in RolloutControl}
 
 
 def timestamp(time: datetime | None) -> Timestamp | None:
@@ -137,12 +134,12 @@ def control_from(number: int) -> RolloutControl:
     return _choice(_CONTROLS, number, "command")
 
 
-def _resources_from(message: deployment_pb2.Resources) -> Resources:
+def _resources_from(message: pb.Resources) -> Resources:
     unset = Resources()
     return Resources(message.cpu_cores or unset.cpu_cores, message.memory_mib or unset.memory_mib)
 
 
-def scaling_from(message: deployment_pb2.Scaling) -> Scaling:
+def scaling_from(message: pb.Scaling) -> Scaling:
     """Return the scaling; least and most follow `replicas` where they are unset."""
     replicas = message.replicas if message.HasField("replicas") else max(1, message.min_replicas)
     return Scaling(
@@ -153,7 +150,7 @@ def scaling_from(message: deployment_pb2.Scaling) -> Scaling:
     )
 
 
-def _health_from(message: deployment_pb2.HealthCheck) -> HealthCheck:
+def _health_from(message: pb.HealthCheck) -> HealthCheck:
     unset = HealthCheck()
     return HealthCheck(
         message.interval_s or unset.interval_s,
@@ -199,7 +196,7 @@ def monitoring_config_from(message: monitoring_pb2.MonitoringConfig) -> Monitori
     )
 
 
-def deployment_config_from(message: deployment_pb2.DeploymentConfig) -> DeploymentConfig:
+def deployment_config_from(message: pb.DeploymentConfig) -> DeploymentConfig:
     """Return the configuration, defaults filled in."""
     rollback = message.rollback
     return DeploymentConfig(
@@ -211,7 +208,7 @@ def deployment_config_from(message: deployment_pb2.DeploymentConfig) -> Deployme
     )
 
 
-def resources_from(message: deployment_pb2.Resources, before: Resources | None = None) -> Resources:
+def resources_from(message: pb.Resources, before: Resources | None = None) -> Resources:
     """Return the resources; what is unset stays as `before`."""
     unset = before or Resources()
     return Resources(message.cpu_cores or unset.cpu_cores, message.memory_mib or unset.memory_mib)
@@ -233,7 +230,7 @@ def criteria_from(
     ) or DEFAULT_CRITERIA
 
 
-def plan_from(message: deployment_pb2.RolloutPlan, stage: Stage) -> RolloutPlan:
+def plan_from(message: pb.RolloutPlan, stage: Stage) -> RolloutPlan:
     """Return the plan, defaults of the stage filled in."""
     unset = RolloutPlan.default(stage)
     strategy = _STRATEGIES.get(message.strategy, unset.strategy)
@@ -250,12 +247,12 @@ def plan_from(message: deployment_pb2.RolloutPlan, stage: Stage) -> RolloutPlan:
     )
 
 
-def weights_from(messages: Iterable[deployment_pb2.RouteWeight]) -> tuple[tuple[str, int], ...]:
+def weights_from(messages: Iterable[pb.RouteWeight]) -> tuple[tuple[str, int], ...]:
     """Return weights as they were written: an id or a stage's name, and basis points."""
     return tuple((m.deployment, m.weight_bp) for m in messages)
 
 
-def shadows_from(messages: Iterable[deployment_pb2.ShadowRoute]) -> tuple[Shadow, ...]:
+def shadows_from(messages: Iterable[pb.ShadowRoute]) -> tuple[Shadow, ...]:
     """Return shadows as they were written."""
     return tuple(Shadow(m.deployment, m.fraction_bp) for m in messages)
 
@@ -274,30 +271,30 @@ def monitoring_config_to(config: MonitoringConfig) -> monitoring_pb2.MonitoringC
     )
 
 
-def resources_to(resources: Resources) -> deployment_pb2.Resources:
+def resources_to(resources: Resources) -> pb.Resources:
     """Return the resources."""
-    return deployment_pb2.Resources(**dataclasses.asdict(resources))
+    return pb.Resources(**dataclasses.asdict(resources))
 
 
-def health_to(health: HealthCheck) -> deployment_pb2.HealthCheck:
+def health_to(health: HealthCheck) -> pb.HealthCheck:
     """Return how replicas are probed."""
-    return deployment_pb2.HealthCheck(**dataclasses.asdict(health))
+    return pb.HealthCheck(**dataclasses.asdict(health))
 
 
-def deployment_config_to(config: DeploymentConfig) -> deployment_pb2.DeploymentConfig:
+def deployment_config_to(config: DeploymentConfig) -> pb.DeploymentConfig:
     """Return the configuration, every field set."""
-    return deployment_pb2.DeploymentConfig(
+    return pb.DeploymentConfig(
         resources=resources_to(config.resources),
-        scaling=deployment_pb2.Scaling(**dataclasses.asdict(config.scaling)),
+        scaling=pb.Scaling(**dataclasses.asdict(config.scaling)),
         health_check=health_to(config.health_check),
-        rollback=deployment_pb2.RollbackSettings(**dataclasses.asdict(config.rollback)),
+        rollback=pb.RollbackSettings(**dataclasses.asdict(config.rollback)),
         monitoring=monitoring_config_to(config.monitoring),
     )
 
 
-def replica_to(replica: Replica) -> deployment_pb2.Replica:
+def replica_to(replica: Replica) -> pb.Replica:
     """Return a replica."""
-    return deployment_pb2.Replica(
+    return pb.Replica(
         name=replica.name,
         id=replica.id,
         deployment=replica.deployment,
@@ -323,10 +320,10 @@ class DeploymentView:
     traffic_bp: int = 0
 
 
-def deployment_to(view: DeploymentView, *, anonymous: bool = False) -> deployment_pb2.Deployment:
+def deployment_to(view: DeploymentView, *, anonymous: bool = False) -> pb.Deployment:
     """Return a deployment; `anonymous`: it was not really made and has no name."""
     d = view.deployment
-    return deployment_pb2.Deployment(
+    return pb.Deployment(
         name="" if anonymous else d.name,
         id="" if anonymous else d.id,
         endpoint=d.endpoint,
@@ -344,18 +341,23 @@ def deployment_to(view: DeploymentView, *, anonymous: bool = False) -> deploymen
         ready_time=timestamp(d.ready),
         end_time=timestamp(d.ended),
         author=d.author,
-        rollout="" if anonymous or not d.rollout else f"projects/{d.project}/endpoints/{d.endpoint}/rollouts/{d.rollout}",
+        rollout="" if anonymous or not d.rollout else str(RolloutName(d.project, d.endpoint, d.rollout)),
         previous=d.previous,
         etag="" if anonymous else d.etag,
     )
 
 
-def routes_to(routes: RouteTable) -> deployment_pb2.RouteTable:
+def shadows_to(routes: RouteTable) -> list[pb.ShadowRoute]:
+    """Return the shadows of a route table."""
+    return [pb.ShadowRoute(deployment=s.deployment, fraction_bp=s.fraction_bp) for s in routes.shadows]
+
+
+def routes_to(routes: RouteTable) -> pb.RouteTable:
     """Return a route table."""
-    return deployment_pb2.RouteTable(
+    return pb.RouteTable(
         generation=routes.generation,
-        weights=[deployment_pb2.RouteWeight(deployment=d, weight_bp=w) for d, w in routes.weights],
-        shadows=[deployment_pb2.ShadowRoute(deployment=s.deployment, fraction_bp=s.fraction_bp) for s in routes.shadows],
+        weights=[pb.RouteWeight(deployment=d, weight_bp=w) for d, w in routes.weights],
+        shadows=shadows_to(routes),
         sticky_header=routes.sticky_header,
         etag=routes.etag,
         update_time=timestamp(routes.updated),
@@ -368,12 +370,12 @@ def endpoint_to(
     quarantines: Sequence[Quarantine],
     node: NodeFacts | None,
     host: str = "127.0.0.1",
-) -> deployment_pb2.Endpoint:
+) -> pb.Endpoint:
     """Return an endpoint with its current deployments; its addresses are those that the gateway really has."""
     running = node is not None and node.gateway_running
     port = int(node.endpoint_ports.get(endpoint.id, 0)) if node is not None and running else 0
     shared = node.shared_port if node is not None and running else 0
-    return deployment_pb2.Endpoint(
+    return pb.Endpoint(
         name=endpoint.name,
         model=endpoint.model,
         port=port or endpoint.port,
@@ -383,7 +385,7 @@ def endpoint_to(
         deployments=[deployment_to(d) for d in deployments],
         automation_paused=endpoint.automation_paused,
         quarantines=[
-            deployment_pb2.Quarantine(version=q.version, reason=q.reason, create_time=timestamp(q.created))
+            pb.Quarantine(version=q.version, reason=q.reason, create_time=timestamp(q.created))
             for q in quarantines
         ],
         create_time=timestamp(endpoint.created),
@@ -425,21 +427,21 @@ def decision_to(decision: Decision) -> common_pb2.Decision:
     )
 
 
-def plan_to(plan: RolloutPlan) -> deployment_pb2.RolloutPlan:
+def plan_to(plan: RolloutPlan) -> pb.RolloutPlan:
     """Return a plan."""
-    return deployment_pb2.RolloutPlan(
+    return pb.RolloutPlan(
         strategy=_STRATEGY_TO[plan.strategy],
-        steps=[deployment_pb2.RolloutStep(**dataclasses.asdict(s)) for s in plan.steps],
+        steps=[pb.RolloutStep(**dataclasses.asdict(s)) for s in plan.steps],
         criteria=[_criterion_to(c) for c in plan.criteria],
         max_wait_s=plan.max_wait_s,
-        on_inconclusive=deployment_pb2.OnInconclusive.Value(f"ON_INCONCLUSIVE_{plan.on_inconclusive.name}"),
+        on_inconclusive=_INCONCLUSIVE_TO[plan.on_inconclusive],
         auto_promote=plan.auto_promote,
     )
 
 
-def rollout_to(rollout: Rollout, decisions: Sequence[Decision]) -> deployment_pb2.Rollout:
+def rollout_to(rollout: Rollout, decisions: Sequence[Decision]) -> pb.Rollout:
     """Return a rollout with its decisions, newest first."""
-    return deployment_pb2.Rollout(
+    return pb.Rollout(
         name=rollout.name,
         deployment=rollout.deployment,
         stage=STAGE_TO[rollout.stage],
@@ -456,8 +458,8 @@ def rollout_to(rollout: Rollout, decisions: Sequence[Decision]) -> deployment_pb
     )
 
 
-def readiness_to(checks: Iterable[ReadinessCheck]) -> list[deployment_pb2.ReadinessCheck]:
+def readiness_to(checks: Iterable[ReadinessCheck]) -> list[pb.ReadinessCheck]:
     """Return readiness checks."""
     return [
-        deployment_pb2.ReadinessCheck(check=c.check, passed=c.passed, explanation=c.explanation) for c in checks
+        pb.ReadinessCheck(check=c.check, passed=c.passed, explanation=c.explanation) for c in checks
     ]

@@ -27,7 +27,7 @@ from .parts import PARTS, TRUTH, stack
 from .repeats import Repeats
 from .segments import PREDICTIONS, TRUTHS
 from .snapshots import Snapshot, Snapshots
-from .sql import BASE, TRUTH_COLUMNS, Relation, base_sql, feature_types, labels_sql, quote_text
+from .sql import BASE, TRUTH_COLUMNS, Relation, attempts_sql, base_sql, feature_types, labels_sql, quote_text
 
 __all__ = ["Queries", "Request", "Session"]
 
@@ -79,22 +79,27 @@ class Session:
         parts = [p for p in snapshot.parts.values() if p.kind == PARTS and (asked is None or p.deployment in asked)]
         tail = self._tail(PREDICTIONS, asked)
         self.relations = [*_part_relations(snapshot.root, filter(request.overlaps, parts)), *tail]
-        self._everything: list[Relation] | None = None
         known = {p.deployment for p in parts} | {r.deployment for _, r, _ in snapshot.records(PREDICTIONS, asked)}
         repeated = repeats.find(snapshot, sorted(known))
-        if len(repeated):
+        self._repeats = bool(len(repeated))
+        if self._repeats:
             self.connection.register("repeated_ids", pa.table({"id_hash": to_arrow(np.asarray(repeated))}))
-            self._everything = [*_part_relations(snapshot.root, parts), *tail]
+            everything = [*_part_relations(snapshot.root, parts), *tail]
+            self.connection.execute(f"CREATE TEMP TABLE attempts_of AS {attempts_sql(everything, request.roles)}")
         features = {name for r in self.relations for name in r.columns if name.startswith((INPUT, OUTPUT))}
         self.names = {stored: feature_name(stored) for stored in features}
         self.types = feature_types(self.relations, self.names)
 
-    def base(self, features: Sequence[str] = ()) -> tuple[str, dict[str, str]]:
-        """Return the expressions that end in `base`, and the alias in it of each feature."""
+    def base(self, features: Sequence[str] = (), only: str = "true") -> tuple[str, dict[str, str]]:
+        """Return the expressions that end in `base`, and the alias in it of each feature.
+
+        Args:
+            features: names as in results.
+            only: a further condition on the rows.
+        """
         aliased = {name: (f"f{index}", self.types.get(name, "DOUBLE")) for index, name in enumerate(features)}
-        text = base_sql(
-            self.relations, self._everything, aliased, self.names, self._request.where(), self._request.roles
-        )
+        where, roles = f"{self._request.where()} AND {only}", self._request.roles
+        text = base_sql(self.relations, aliased, self.names, where, roles, repeats=self._repeats)
         return text, {name: alias for name, (alias, _) in aliased.items()}
 
     def labels(self, rows: str) -> str:
@@ -146,21 +151,30 @@ class Session:
             InvalidArgument: columns that no row has.
         """
         names = self._columns(columns, with_truth)
-        base, aliases = self.base([n for n in names if n.startswith((INPUT, OUTPUT))])
         way = "DESC" if newest_first else "ASC"
-        order = f"ORDER BY time {way}, seq {way}"
+        only = "true" if limit is None else self._page(limit, way)
+        base, aliases = self.base([n for n in names if n.startswith((INPUT, OUTPUT))], only)
         expressions = [base]
-        rows = "base"
-        if limit is not None:
-            expressions.append(f"page AS MATERIALIZED (SELECT * FROM base {order} LIMIT {int(limit)})")
-            rows = "page"
-        joined = f"FROM {rows} p"
+        joined = "FROM base p"
         if any(name in TRUTH_COLUMNS for name in names):
-            expressions.append(self.labels(rows))
+            expressions.append(self.labels("base"))
             joined += " LEFT JOIN labels l ON l.seq = p.seq"
         chosen = [f"l.{n}" if n in TRUTH_COLUMNS else f"p.{aliases.get(n, n)}" for n in names]
         text = f"WITH {', '.join(expressions)} SELECT {', '.join(chosen)} {joined}"
         return text + (f" ORDER BY p.time {way}, p.seq {way}" if ordered else ""), names
+
+    def _page(self, limit: int, way: str) -> str:
+        """Return the condition that only the first `limit` rows meet.
+
+        Which rows these are is found from narrow columns; then only the row groups that hold them are read whole.
+        """
+        base, _ = self.base()
+        rows = self.fetch(f"WITH {base} SELECT seq FROM base ORDER BY time {way}, seq {way} LIMIT {int(limit)}")
+        if not rows:
+            return "false"
+        numbers = np.array([seq for (seq,) in rows], np.int64)
+        self.connection.register("page", pa.table({"seq": to_arrow(numbers)}))
+        return f"seq BETWEEN {numbers.min()} AND {numbers.max()} AND seq IN (SELECT seq FROM page)"
 
     def _columns(self, columns: Sequence[str] | None, with_truth: bool) -> list[str]:
         truth = TRUTH_COLUMNS if with_truth else ()

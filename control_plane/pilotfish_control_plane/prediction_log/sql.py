@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["BASE", "TRUTH_COLUMNS", "Relation", "base_sql", "feature_types", "labels_sql", "quote_name", "quote_text"]
+__all__ = [
+    "BASE",
+    "TRUTH_COLUMNS",
+    "Relation",
+    "attempts_sql",
+    "base_sql",
+    "feature_types",
+    "labels_sql",
+    "quote_name",
+    "quote_text",
+]
 
 BASE: Mapping[str, str] = {
     "prediction_id": "VARCHAR",
@@ -103,44 +113,58 @@ def _union(selects: Sequence[str], base: Mapping[str, str], extra: Sequence[tupl
     return f"SELECT {', '.join(nothing)} WHERE false"
 
 
+def attempts_sql(relations: Sequence[Relation], roles: Sequence[int]) -> str:
+    """Return a SELECT with `seq`, `attempts`, `conflict` and `place` of each row whose id may be repeated.
+
+    A row key is (deployment, role, prediction id). Equal inputs are attempts of one prediction, shown by the
+    first attempt that was answered well, otherwise by the first: that one has place 1. Other inputs under the
+    same key are a conflict.
+
+    Args:
+        relations: those of all times: a repeat may lie outside of the asked time. `repeated_ids` has the hashes.
+        roles: roles that are asked for.
+    """
+    key = {n: BASE[n] for n in ("seq", "deployment", "role", "prediction_id", "input_hash", "code")}
+    repeated = f"{_in_roles(roles)} AND id_hash IN (SELECT id_hash FROM repeated_ids)"
+    keys = _union([f"{_select(r, key, {}, {})} WHERE {repeated}" for r in relations], key)
+    same = "PARTITION BY deployment, role, prediction_id"
+    return f"""SELECT seq, count(*) OVER ({same}, input_hash) AS attempts,
+    min(input_hash) OVER ({same}) <> max(input_hash) OVER ({same}) AS conflict,
+    row_number() OVER ({same}, input_hash ORDER BY code <> 0, seq) AS place
+  FROM ({keys})"""
+
+
 def base_sql(
     relations: Sequence[Relation],
-    everything: Sequence[Relation] | None,
     features: Mapping[str, tuple[str, str]],
     names: Mapping[str, str],
     where: str,
     roles: Sequence[int],
+    *,
+    repeats: bool,
 ) -> str:
-    """Return the common table expressions that end in `base`: one row per prediction.
-
-    A row key is (deployment, role, prediction id). Equal inputs are attempts of one prediction, shown by the
-    first attempt that was answered well, otherwise by the first. Other inputs under the same key are a conflict.
+    """Return the common table expression `base`: one row per prediction.
 
     Args:
         relations: those with rows in the asked time.
-        everything: those of all times, where some ids may be repeated; None where no id is.
         features: alias and SQL type per feature.
         names: feature by stored name.
-        where: condition on `time`.
+        where: condition on the rows.
         roles: roles that are asked for.
+        repeats: the table `attempts_of` has what `attempts_sql` selects; otherwise no id is repeated.
     """
-    wanted = f"role IN ({', '.join(str(int(role)) for role in roles)})"
-    selects = [f"{_select(r, BASE, features, names)} WHERE {wanted} AND {where}" for r in relations]
+    selects = [f"{_select(r, BASE, features, names)} WHERE {_in_roles(roles)} AND {where}" for r in relations]
     rows = _union(selects, BASE, list(features.values()))
-    if everything is None:
-        return f"base AS (SELECT *, 1::BIGINT AS attempts, false AS conflict FROM ({rows}))"
-    key = {n: BASE[n] for n in ("seq", "deployment", "role", "prediction_id", "input_hash", "code")}
-    repeated = "id_hash IN (SELECT id_hash FROM repeated_ids)"
-    keys = _union([f"{_select(r, key, {}, {})} WHERE {wanted} AND {repeated}" for r in everything], key)
-    same = "PARTITION BY deployment, role, prediction_id"
-    return f"""attempts_of AS MATERIALIZED (
-  SELECT seq, count(*) OVER ({same}, input_hash) AS attempts,
-    min(input_hash) OVER ({same}) <> max(input_hash) OVER ({same}) AS conflict,
-    row_number() OVER ({same}, input_hash ORDER BY code <> 0, seq) AS place
-  FROM ({keys})),
-base AS (
+    # Not materialised: each use reads only the columns that it needs.
+    if not repeats:
+        return f"base AS NOT MATERIALIZED (SELECT *, 1::BIGINT AS attempts, false AS conflict FROM ({rows}))"
+    return f"""base AS NOT MATERIALIZED (
   SELECT r.*, coalesce(k.attempts, 1) AS attempts, coalesce(k.conflict, false) AS conflict
   FROM ({rows}) r LEFT JOIN attempts_of k ON r.seq = k.seq WHERE coalesce(k.place, 1) = 1)"""
+
+
+def _in_roles(roles: Sequence[int]) -> str:
+    return f"role IN ({', '.join(str(int(role)) for role in roles)})"
 
 
 def labels_sql(truths: Sequence[Relation], rows: str) -> str:
@@ -151,7 +175,7 @@ def labels_sql(truths: Sequence[Relation], rows: str) -> str:
         rows: name of the expression to label.
     """
     facts = _union([_select(r, _TRUTH, {}, {}) for r in truths], _TRUTH)
-    return f"""labels AS (
+    return f"""labels AS NOT MATERIALIZED (
   SELECT p.seq, t.truth, t.truth_text, t.time AS truth_time
   FROM {rows} p JOIN ({facts}) t ON t.id_hash = p.id_hash AND t.prediction_id = p.prediction_id
     AND (t.deployment = '' OR t.deployment = p.deployment)

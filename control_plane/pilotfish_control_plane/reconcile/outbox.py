@@ -64,6 +64,8 @@ class Outbox:
         self._inside = {k: h.in_transaction for k, h in handlers.items() if h.in_transaction is not None}
         self._outside = {k: h for k, h in handlers.items() if h.outside is not None}
         self._running: dict[int, asyncio.Task[None]] = {}
+        # What this process holds a lease of and has not recorded the end of.
+        self._held: dict[int, Action] = {}
 
     async def run(self) -> None:
         """Run until cancelled; external handlers that run then are cancelled and their actions due again."""
@@ -77,13 +79,15 @@ class Outbox:
             for task in self._running.values():
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
+            for action in [*self._held.values()]:
+                await asyncio.shield(self._finish(action, None, errors.Cancelled("the control plane stopped")))
 
     async def _sweep(self, lease: Lease) -> float:
         """Perform what is due; return the seconds until more may be."""
         try:
             while await self._db.write(lambda tx: self._perform_inside(tx, lease)):
                 pass
-            for action in await self._db.write(lambda tx: self._lease_outside(tx, lease)):
+            for action in await self._take_outside(lease):
                 task = asyncio.create_task(self._perform_outside(action), name=f"action-{action.key}")
                 self._running[action.id] = task
                 task.add_done_callback(lambda _task, key=action.id: self._ended(key))  # type: ignore[misc]
@@ -96,6 +100,17 @@ class Outbox:
         except Exception:
             log.exception("the outbox stumbled, going on")
         return self._sweep_s
+
+    async def _take_outside(self, lease: Lease) -> list[Action]:
+        """Return external actions that are leased now; they are in `_held` even when this is cancelled."""
+        taking = asyncio.ensure_future(self._db.write(lambda tx: self._lease_outside(tx, lease)))
+        try:
+            taken = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            self._held.update((action.id, action) for action in await taking)
+            raise
+        self._held.update((action.id, action) for action in taken)
+        return taken
 
     def _ended(self, action_id: int) -> None:
         del self._running[action_id]
@@ -148,9 +163,6 @@ class Outbox:
         keeper = asyncio.create_task(self._keep_lease(action, handler.lease_s, asyncio.current_task()))
         try:
             result = await handler.outside(action)
-        except asyncio.CancelledError:
-            await asyncio.shield(self._finish(action, None, errors.Cancelled("the control plane stopped")))
-            raise
         except Exception as error:
             await self._finish(action, None, error)
         else:
@@ -166,6 +178,7 @@ class Outbox:
                 await self._db.write(lambda tx: actions.renew(tx, action, lease_s))
             except Aborted:
                 log.warning("action %s epoch %d lost its lease, stopping its handler", action.key, action.epoch)
+                self._held.pop(action.id, None)
                 if task is not None:
                     task.cancel()
                 return
@@ -182,7 +195,9 @@ class Outbox:
 
         try:
             await self._db.write(record)
+            self._held.pop(action.id, None)
         except Aborted:
+            self._held.pop(action.id, None)
             log.warning("action %s epoch %d lost its lease: its end is not recorded", action.key, action.epoch)
         except PilotfishError as fault:
             log.error("the end of action %s could not be recorded, it will run again: %s", action.key, fault)

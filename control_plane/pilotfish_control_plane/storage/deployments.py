@@ -379,6 +379,12 @@ def of_version(conn: Connection, project: str, model: str, version: int) -> list
     return [_deployment(r) for r in conn.execute(query.order_by(deployments.c.number.desc()))]
 
 
+def of_endpoint(conn: Connection, project: str, endpoint_id: str) -> list[Deployment]:
+    """Return every deployment of an endpoint, newest first."""
+    query = select(deployments).where(deployments.c.project == project, deployments.c.endpoint == endpoint_id)
+    return [_deployment(r) for r in conn.execute(query.order_by(deployments.c.number.desc()))]
+
+
 def restorable(conn: Connection, like: Deployment, since: Any) -> list[Deployment]:
     """Return deployments of the same endpoint, stage and model that were READY once, newest first, without `like`."""
     query = select(deployments).where(

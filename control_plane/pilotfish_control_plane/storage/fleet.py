@@ -1,11 +1,11 @@
-"""Tables and queries of members, nodes, configuration versions and what sidecars counted.
+"""Tables and queries of members, nodes, configuration versions and control planes.
 
 Owns rows and their conversion to the values of `fleet.model`; it decides nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,23 +29,31 @@ from sqlalchemy import (
 )
 
 from pilotfish_control_plane.deployments.model import LinkState
-from pilotfish_control_plane.fleet.model import Capture, Member, MemberKind, NodeFacts
+from pilotfish_control_plane.fleet.model import Member, MemberKind, NodeFacts
 from pilotfish_control_plane.storage.metadata import metadata
 from pilotfish_control_plane.storage.types import Json, UtcDateTime
 
 __all__ = [
     "BindingVersion",
+    "binding_versions",
     "bindings_after",
-    "captures",
+    "connected_elsewhere",
+    "forget_dead_servers",
+    "forget_server",
+    "keep_server",
+    "living_servers",
     "member",
     "members",
+    "members_by_instance",
+    "next_lease_end",
     "next_value",
     "node",
+    "overdue",
     "raise_binding_versions",
     "raise_node_config",
-    "save_captures",
     "save_members",
     "save_node",
+    "value",
 ]
 
 # The largest number of bound values in one IN (...): SQLite's limit is 32766, kept far below.
@@ -102,19 +110,11 @@ _counters = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-_captures = Table(
-    "captures",
+_servers = Table(
+    "fleet_servers",
     metadata,
-    Column("replica", String(63), primary_key=True),
-    Column("instance", String(255), nullable=False),
-    Column("healthy", Boolean, nullable=False),
-    Column("learned_rows", BigInteger, nullable=False),
-    Column("served", BigInteger, nullable=False),
-    Column("captured", BigInteger, nullable=False),
-    Column("in_flight", BigInteger, nullable=False),
-    Column("dropped", Json, nullable=False),
-    Column("undecodable", Json, nullable=False),
-    Column("updated", UtcDateTime, nullable=False),
+    Column("server", String(127), primary_key=True),
+    Column("expires", UtcDateTime, nullable=False),
 )
 
 
@@ -125,6 +125,12 @@ def next_value(conn: Connection, name: str) -> int:
     if not conn.execute(update(_counters).where(mine).values(value=_counters.c.value + 1)).rowcount:
         conn.execute(insert(_counters).values(name=name, value=1))
     return int(conn.execute(select(_counters.c.value).where(mine)).scalar_one())
+
+
+def value(conn: Connection, name: str) -> int:
+    """Return a counter's value; 0: it has not counted yet."""
+    found = conn.execute(select(_counters.c.value).where(_counters.c.name == name)).scalar_one_or_none()
+    return int(found or 0)
 
 
 # Any, in the rows below: columns of several types.
@@ -258,25 +264,23 @@ def binding_versions(conn: Connection, replicas: Collection[str]) -> dict[str, i
     return found
 
 
-def save_captures(conn: Connection, values: Sequence[Capture]) -> None:
-    """Write the newest counts of replicas, replacing older ones."""
-    wanted = [v.replica for v in values]
-    for i in range(0, len(wanted), CHUNK):
-        conn.execute(delete(_captures).where(_captures.c.replica.in_(wanted[i : i + CHUNK])))
-    if values:
-        names = Capture.__slots__
-        rows: list[Mapping[str, Any]] = [
-            {n: getattr(v, n) for n in names} | {"dropped": dict(v.dropped), "undecodable": dict(v.undecodable)}
-            for v in values
-        ]
-        conn.execute(insert(_captures), rows)
+def keep_server(conn: Connection, server: str, expires: datetime) -> None:
+    """Note that a control plane lives until `expires`, and forget those that are long gone."""
+    mine = _servers.c.server == server
+    if not conn.execute(update(_servers).where(mine).values(expires=expires)).rowcount:
+        conn.execute(insert(_servers).values(server=server, expires=expires))
 
 
-def captures(conn: Connection, replicas: Collection[str]) -> dict[str, Capture]:
-    """Return the newest counts of replicas that have any."""
-    found: dict[str, Capture] = {}
-    wanted = sorted(replicas)
-    for i in range(0, len(wanted), CHUNK):
-        for row in conn.execute(select(_captures).where(_captures.c.replica.in_(wanted[i : i + CHUNK]))):
-            found[row.replica] = Capture(**{n: getattr(row, n) for n in Capture.__slots__})
-    return found
+def forget_server(conn: Connection, server: str) -> None:
+    """Note that a control plane has ended."""
+    conn.execute(delete(_servers).where(_servers.c.server == server))
+
+
+def living_servers(conn: Connection, now: datetime) -> set[str]:
+    """Return the control planes that live."""
+    return set(conn.execute(select(_servers.c.server).where(_servers.c.expires > now)).scalars())
+
+
+def forget_dead_servers(conn: Connection, before: datetime) -> None:
+    """Delete control planes that have not been heard of since `before`."""
+    conn.execute(delete(_servers).where(_servers.c.expires < before))

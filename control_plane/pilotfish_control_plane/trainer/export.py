@@ -1,7 +1,6 @@
-"""Writes the whole model, from columns to answers, as one ONNX graph, and proves that it answers like scikit-learn.
+"""Writes the whole model, from columns to answers, as one ONNX graph.
 
-Owns the graph's outputs and the parity check. A model whose graph answers differently is not exported: the failure
-names the worst row.
+Owns the graph's outputs and its signature. That it answers like scikit-learn is proved in `parity`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import pandas as pd
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from pilotfish_control_plane.trainer.features import FittedFeatures
@@ -24,32 +22,12 @@ from pilotfish_control_plane.trainer.scorer import ModelUnusable, Scorer, load_s
 from pilotfish_control_plane.trainer.spec import Task
 from pilotfish_control_plane.trainer.table import NUMERIC, class_names
 
-__all__ = ["Exported", "Parity", "check_parity", "export_model"]
+__all__ = ["Exported", "export_model"]
 
 _OPSET = 18
 _ML_OPSET = 3
 _IR_VERSION = 8
 _PREFIX = "pf_est_"
-_PROBABILITY_TOLERANCE = 1e-4
-# In standard deviations of the label. Unscaled columns of 10^5 cost a neural network four of float32's seven digits.
-_NUMBER_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far the graph is from scikit-learn.
-
-    Attributes:
-        rows: rows compared.
-        tolerance: largest difference allowed: of a probability, or of a number in units of the label's spread.
-        worst: largest difference found.
-        ties: rows whose label differs while their two best probabilities are closer than the tolerance.
-    """
-
-    rows: int
-    tolerance: float
-    worst: float
-    ties: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,68 +180,3 @@ def _signature(
         "classes": list(classes),
         "label": label_name,
     }
-
-
-def check_parity(
-    exported: Exported, estimator: Any, fitted: FittedFeatures, features: pd.DataFrame, task: Task, spread: float
-) -> Parity:
-    """Return how far the graph is from scikit-learn on the given rows.
-
-    Args:
-        exported: the graph.
-        estimator: the estimator that it was made from.
-        fitted: the transformations that it was made from.
-        features: rows to compare.
-        task: what the answers are.
-        spread: standard deviation of the label of a regression; differences are measured in it.
-
-    Raises:
-        TrainingFailed: EXPORT_FAILED, with the row that differs most.
-    """
-    matrix = fitted.transform(features)
-    answers = exported.scorer.answer(features)
-    expected = estimator.predict(matrix)
-    if task is Task.REGRESSION:
-        unit = spread if spread > 0 else 1.0
-        gaps = np.abs(answers.label.astype(np.float64) - np.ravel(expected)) / unit
-        # A float32 holds 24 bits: a number far from 0 cannot be closer than that to its double.
-        limits = _NUMBER_TOLERANCE + 8 * float(np.finfo(np.float32).eps) * np.abs(np.ravel(expected)) / unit
-        _refuse_gaps(gaps, limits, answers.label, expected, features)
-        return Parity(len(features), _NUMBER_TOLERANCE, _worst(gaps), 0)
-    assert answers.probabilities is not None
-    truth = np.asarray(estimator.predict_proba(matrix), dtype=np.float64)
-    gaps = np.abs(answers.probabilities.astype(np.float64) - truth).max(axis=1)
-    ordered = np.sort(truth, axis=1)
-    close = ordered[:, -1] - ordered[:, -2] <= 2 * _PROBABILITY_TOLERANCE
-    other = np.asarray([a != b for a, b in zip(answers.label.tolist(), expected.tolist(), strict=True)])
-    gaps = np.where(other & ~close, np.inf, gaps)
-    _refuse_gaps(gaps, np.full(len(gaps), _PROBABILITY_TOLERANCE), answers.label, expected, features)
-    return Parity(len(features), _PROBABILITY_TOLERANCE, _worst(gaps), int((other & close).sum()))
-
-
-def _worst(gaps: npt.NDArray[np.float64]) -> float:
-    return float(gaps.max()) if len(gaps) else 0.0
-
-
-def _refuse_gaps(
-    gaps: npt.NDArray[np.floating[Any]],
-    limits: npt.NDArray[np.floating[Any]],
-    got: Any,
-    expected: Any,
-    features: pd.DataFrame,
-) -> None:
-    broken = ~(gaps <= limits)
-    if not broken.any():
-        return
-    worst = int(np.argmax(np.where(np.isnan(gaps), np.inf, gaps) - limits))
-    shown = features.iloc[worst, :8].to_dict()
-    values = ", ".join(f"{name}={value!r}" for name, value in shown.items())
-    more = ", …" if len(features.columns) > 8 else ""
-    message = (
-        f"the ONNX graph answers {int(broken.sum())} of {len(gaps)} rows differently from scikit-learn; the worst "
-        f"is row {worst} ({values}{more}): {got[worst]!r} instead of {expected[worst]!r}"
-    )
-    issue = Issue(
-        "parity", Severity.ERROR, "training_config.model_config", message, float(gaps[worst]), float(limits[worst])
-    )
-    raise TrainingFailed(Reason.EXPORT_FAILED, message, [issue])

@@ -25,7 +25,7 @@ from pilotfish_control_plane.trainer.artifact import (
 )
 from pilotfish_control_plane.trainer.crossfit import cross_fitted
 from pilotfish_control_plane.trainer.evaluate import ChampionResult, Evaluation, evaluate, evaluate_champion
-from pilotfish_control_plane.trainer.export import Exported, Parity, check_parity, export_model
+from pilotfish_control_plane.trainer.export import Exported, export_model
 from pilotfish_control_plane.trainer.features import FittedFeatures, feature_statistics, fit_features
 from pilotfish_control_plane.trainer.fit import FitData, FittedModel, fit_model
 from pilotfish_control_plane.trainer.gate import GateEntry, gate_passed, judge_champion, judge_thresholds
@@ -42,6 +42,7 @@ from pilotfish_control_plane.trainer.outcome import (
     Severity,
     TrainingFailed,
 )
+from pilotfish_control_plane.trainer.parity import Parity, check_parity
 from pilotfish_control_plane.trainer.quality import check_quality, repeated_rows
 from pilotfish_control_plane.trainer.quality_drift import check_drift
 from pilotfish_control_plane.trainer.scorer import Answers
@@ -248,7 +249,8 @@ class _Job:
         self.begin("export", "writing the model as one ONNX graph")
         exported = export_model(model.estimator, fitted, parts[0].label, table.roles.label, task)
         spread = float(np.std(table.label)) if task is Task.REGRESSION else 1.0
-        shown = table.features.head(_MAX_PARITY_ROWS)
+        step = max(1, len(table) // _MAX_PARITY_ROWS)
+        shown = table.features.iloc[::step]
         parity = check_parity(exported, model.estimator, fitted, shown, task, spread)
         self.report("export", "evaluate", 0.5, f"{parity.rows} rows agree within {parity.worst:.2g}", {})
         outputs = self.outputs(spec, model, exported, parts[0], matrix)

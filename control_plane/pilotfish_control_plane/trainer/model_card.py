@@ -11,10 +11,10 @@ from typing import Any
 
 from pilotfish_control_plane.clock import Clock
 from pilotfish_control_plane.trainer.evaluate import Evaluation
-from pilotfish_control_plane.trainer.export import Parity
 from pilotfish_control_plane.trainer.fit import FittedModel
 from pilotfish_control_plane.trainer.importance import Importance
 from pilotfish_control_plane.trainer.outcome import Issue, Severity
+from pilotfish_control_plane.trainer.parity import Parity
 from pilotfish_control_plane.trainer.spec import JobSpec
 
 __all__ = ["model_card"]

@@ -163,7 +163,7 @@ def _check_labels(table: Table, unlabelled: int, settings: CheckConfig, _: Quali
         return issues
     classes, counts = np.unique(table.label.astype(str), return_counts=True)
     if len(classes) < 2:
-        message = f"every label is {classes[0]!r}; at least two classes are needed"
+        message = f"every label is {str(classes[0])!r}; at least two classes are needed"
         return [*issues, Issue("label", Severity.ERROR, name, message, 1.0, 2.0)]
     if len(classes) > max(50, rows // 5):
         message = f"{name!r} has {len(classes)} classes in {rows} rows; if it is a number, use a regression model"

@@ -36,7 +36,9 @@ __all__ = [
 NUMERIC = "numeric"
 CATEGORICAL = "categorical"
 _MAX_NAMED = 20
+# Features become inputs of the graph under their own names when they are not one matrix.
 _OUTPUT_NAMES = {"label", "prediction", "probabilities"}
+_INNER_NAMES = "pf_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +126,8 @@ def resolve_roles(raw: pd.DataFrame, config: FeatureConfig) -> tuple[Roles, list
             continue
         kinds[name] = named_kinds.get(name) or _kind(raw[name])
     if CATEGORICAL in kinds.values():
-        for name in sorted(_OUTPUT_NAMES & set(kinds)):
-            message = f"a feature cannot be called {name!r}: the model's own output is; rename the column"
+        for name in sorted(name for name in kinds if name in _OUTPUT_NAMES or name.startswith(_INNER_NAMES)):
+            message = f"a feature cannot be called {name!r}: the model's graph uses this name; rename the column"
             issues.append(Issue("schema", Severity.ERROR, name, message))
     if not kinds and not issues:
         issues.append(Issue("schema", Severity.ERROR, "", "no column is left to learn from"))

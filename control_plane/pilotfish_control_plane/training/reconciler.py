@@ -62,7 +62,4 @@ class PipelineTriggers:
                     continue
                 newest = rows.newest_job(tx.conn, pipeline.project, pipeline.id, [trigger.type])
                 if cooled_down(trigger, newest, tx.now):
-                    self._service.trigger(
-                        tx,
-                        dataclasses.replace(TriggerCommand(pipeline.id, event.id, trigger.type), project=event.project),
-                    )
+                    self._service.trigger(tx, TriggerCommand(pipeline.id, event.id, trigger.type, event.project))

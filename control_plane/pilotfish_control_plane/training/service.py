@@ -251,8 +251,8 @@ class TrainingService:
                 ),
             )
             running = dataclasses.replace(
-                job, state=JobState.RUNNING, runner=runner, started=tx.now, version_id=version.id, version=version.number,
-                state_reason="",
+                job, state=JobState.RUNNING, runner=runner, started=tx.now, version_id=version.id,
+                version=version.number, state_reason="",
             )  # fmt: skip
             rows.set_job(tx.conn, running)
             self._tell(tx, running)

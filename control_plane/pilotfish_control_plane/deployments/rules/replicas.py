@@ -53,7 +53,9 @@ def plan_replicas(
     desired = deployment.desired_replicas
     drain = [(r.id, f"replaced after {r.restarts - r.restarts_when_ready} failed starts") for r in worn_out]
     if not outdated:
-        surplus = sorted(current, key=lambda r: (r.serves, -r.created.timestamp(), r.id))[: max(0, len(current) - desired)]
+        # Those that do not serve go first, then the newest.
+        by_worth = sorted(current, key=lambda r: (r.serves, -r.created.timestamp(), r.id))
+        surplus = by_worth[: max(0, len(current) - desired)]
         drain += [(r.id, f"scaled to {desired}") for r in surplus]
         return ReplicaPlan(max(0, desired - len(current)), raised, tuple(drain))
     # One more than desired while revisions change: a new one first, then an old one leaves.

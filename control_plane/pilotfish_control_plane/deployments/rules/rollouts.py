@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
+from pilotfish_control_plane.deployments.model import Stage
 from pilotfish_control_plane.deployments.rollout_model import (
     OnInconclusive,
     PauseCause,
@@ -59,7 +60,7 @@ LOOK_EVERY_S = 1.0
 
 def judges(rollout: Rollout) -> bool:
     """Return whether evidence decides over this rollout now."""
-    if rollout.plan.strategy is RolloutStrategy.ALL_AT_ONCE and not rollout.stage.value == "canary":
+    if rollout.plan.strategy is RolloutStrategy.ALL_AT_ONCE and rollout.stage is not Stage.CANARY:
         return False
     return rollout.state in (RolloutState.PROGRESSING, RolloutState.PAUSED)
 

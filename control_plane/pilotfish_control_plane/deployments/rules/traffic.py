@@ -17,7 +17,7 @@ __all__ = ["Weights", "changed_weights", "shadow_problems", "share", "sticky_pro
 Weights = tuple[tuple[str, int], ...]
 
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}")
-_RESERVED = ("pilotfish-", "grpc-", "te", "host", "content-", "connection", "transfer-encoding", "upgrade", "keep-alive")
+_RESERVED = re.compile(r"(pilotfish-|grpc-|content-).*|te|host|connection|transfer-encoding|upgrade|keep-alive")
 
 
 def share(subject: str, weight_bp: int, other: str | None) -> Weights:
@@ -117,7 +117,7 @@ def sticky_problems(header: str) -> list[Violation]:
         return []
     if _HEADER.fullmatch(header) is None:
         return [Violation("sticky_header", f"{header[:80]!r} is no lower-case header name", "NOT_A_HEADER")]
-    if header.startswith(_RESERVED):
+    if _RESERVED.fullmatch(header):
         return [Violation("sticky_header", f"{header!r} has a meaning of its own: use another one", "RESERVED")]
     return []
 

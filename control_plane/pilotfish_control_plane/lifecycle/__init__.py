@@ -1,0 +1,1 @@
+"""Lifecycle automation: rules, their firings, and retirement plans."""
