@@ -9,7 +9,7 @@ DATA_SEED ?= 0
 SEEDS ?= 20
 BENCH ?= all
 
-.PHONY: help setup demo test test-peers check lint types contracts fmt protos bench soak ledger lock clean
+.PHONY: help twin setup demo test test-peers check lint types contracts fmt protos bench soak ledger lock clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ $(PROTO_VENV)/.installed: protos/requirements.txt
 	$(PYTHON) -m venv $(PROTO_VENV)
 	$(PROTO_VENV)/bin/python -m pip install --quiet --requirement protos/requirements.txt
 	touch $@
+
+twin: setup  ## write the blocking client from the asynchronous one
+	$(BIN)/python scripts/make_twin.py
 
 bench: setup  ## figures as JSON lines (BENCH=drift|ingest|reaction|sidecar|tap|all)
 	$(BIN)/python -m tests.benchmarks $(BENCH)

@@ -93,7 +93,14 @@ class PilotfishError(Exception):
         """Pickle by fields, so that errors cross process boundaries whole."""
         return (
             type(self),
-            (self.message, self.reason, tuple(self.violations), dict(self.metadata), self.retry_after_s, self.request_id),
+            (
+                self.message,
+                self.reason,
+                tuple(self.violations),
+                dict(self.metadata),
+                self.retry_after_s,
+                self.request_id,
+            ),
         )
 
 

@@ -6,7 +6,7 @@ Owns the check of a `SidecarConfig`: taken whole, or refused with everything tha
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -147,19 +147,20 @@ def parse_signature(text: str) -> DecodeSignature:
         raise InvalidArgument(f"the signature is not JSON: {error}", reason="BAD_SIGNATURE") from error
     if not isinstance(document, dict):
         raise InvalidArgument("the signature is not a JSON object", reason="BAD_SIGNATURE")
-    tensors = document.get("inputs") or []
-    names = [tensor.get("name") if isinstance(tensor, dict) else None for tensor in _list(tensors, "inputs")]
+    tensors = _list(document, "inputs")
+    names = [tensor.get("name") if isinstance(tensor, dict) else None for tensor in tensors]
     return DecodeSignature(
         inputs=_texts(names, "inputs"),
-        feature_names=_texts(_list(document.get("feature_names") or [], "feature_names"), "feature_names"),
-        classes=tuple(str(each) for each in _list(document.get("classes") or [], "classes")),
+        feature_names=_texts(_list(document, "feature_names"), "feature_names"),
+        classes=tuple(str(each) for each in _list(document, "classes")),
     )
 
 
-def _list(value: object, name: str) -> Sequence[object]:
-    if not isinstance(value, list):
+def _list(document: Mapping[str, Any], name: str) -> Sequence[object]:
+    value = document.get(name)
+    if value is not None and not isinstance(value, list):
         raise InvalidArgument(f"the signature's {name} is no list", reason="BAD_SIGNATURE")
-    return value
+    return value or ()
 
 
 def _texts(values: Sequence[object], name: str) -> tuple[str, ...]:

@@ -217,7 +217,7 @@ class Publisher:
         batches, end = [read_batch(record.payload)], record.end
         rows, size = len(batches[0]), len(record.payload)
         cursor = self._cursors[Kind.PREDICTIONS]
-        while (following := cursor.peek()) is not None:
+        while not self._careful and (following := cursor.peek()) is not None:
             rows += following.end - following.first
             size += len(following.payload)
             fits = rows <= MAX_BATCH_ROWS and size <= self._max_bytes * 3 // 4

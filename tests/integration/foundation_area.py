@@ -45,6 +45,8 @@ class Area:
         # The stubs type every method as abstract; at run time a missing one is UNIMPLEMENTED.
         kinds: list[Any] = [Registry, Events, Artifacts, Fleet]
         registry, events, artifacts, fleet = (kind(self) for kind in kinds)
+        # The stub's type knows only the style that yields its answers.
+        fleet.Connect = fleet.converse
         return Installed(
             servicers=[
                 (registry_service_pb2_grpc.add_RegistryServiceServicer_to_server, registry),

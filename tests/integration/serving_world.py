@@ -151,8 +151,8 @@ class FakeNode:
             del self.replicas[name]
         if self.acknowledges:
             self.generation = config.node.gateway.generation
-            weights = {e.endpoint: {w.deployment: w.weight_bp for w in e.weights} for e in config.node.gateway.endpoints}
-            self.order.append(("routed", weights))
+            for endpoint in config.node.gateway.endpoints:
+                self.order.append(("routed", {w.deployment: w.weight_bp for w in endpoint.weights}))
         await self.report()
 
     async def report(self) -> None:
@@ -247,7 +247,7 @@ class World:
 
     # Calls
 
-    async def deploy(self, version: Version | str, stage: int, **fields: Any) -> calls.DeployResponse:
+    async def deploy(self, version: Version | str, stage: pb.Stage, **fields: Any) -> calls.DeployResponse:
         """Deploy a version."""
         ref = version if isinstance(version, str) else version.name
         answer: calls.DeployResponse = await self.stub.Deploy(calls.DeployRequest(version=ref, stage=stage, **fields))
@@ -274,15 +274,15 @@ class World:
 
     async def until_state(self, name: str, state: int, timeout_s: float = 10.0) -> pb.Deployment:
         """Follow a deployment until it stands so."""
-        return await self._until(
-            self.stub.WatchDeployment(calls.WatchDeploymentRequest(name=name)), "deployment", state, timeout_s
-        )
+        call = self.stub.WatchDeployment(calls.WatchDeploymentRequest(name=name))
+        found: pb.Deployment = await self._until(call, "deployment", state, timeout_s)
+        return found
 
     async def until_rollout(self, name: str, state: int, timeout_s: float = 10.0) -> pb.Rollout:
         """Follow a rollout until it stands so."""
-        return await self._until(
-            self.stub.WatchRollout(calls.WatchRolloutRequest(name=name)), "rollout", state, timeout_s
-        )
+        call = self.stub.WatchRollout(calls.WatchRolloutRequest(name=name))
+        found: pb.Rollout = await self._until(call, "rollout", state, timeout_s)
+        return found
 
     async def _until(self, call: Any, field_name: str, state: int, timeout_s: float) -> Any:
         last = None
@@ -298,7 +298,7 @@ class World:
             call.cancel()
         raise AssertionError(f"the watch ended at {last}")
 
-    async def serving(self, version: Version, stage: int, **fields: Any) -> pb.Deployment:
+    async def serving(self, version: Version, stage: pb.Stage, **fields: Any) -> pb.Deployment:
         """Deploy a version and wait until it is READY."""
         deployed = await self.deploy(version, stage, **fields)
         return await self.until_state(deployed.deployment.name, pb.DEPLOYMENT_STATE_READY)
@@ -325,7 +325,7 @@ async def world(make_control_plane: Any, engine: str, **settings: Any) -> AsyncI
     options = {"gateway_port": 0, "sweep_s": 0.5, **settings}
     plane = await make_control_plane(areas=AREAS, engine=engine, **options)
     found = World(plane, deployment_service_pb2_grpc.DeploymentServiceStub(plane.channel))
-    plane.core.services.get(MonitoringService).evidence = found._evidence  # type: ignore[method-assign]
+    plane.core.services.get(MonitoringService).evidence = found._evidence
     yield found
 
 

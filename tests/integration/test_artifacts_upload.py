@@ -26,7 +26,9 @@ from pilotfish.v1 import artifact_service_pb2 as pb
 from pilotfish.v1 import registry_pb2
 from pilotfish.v1 import registry_service_pb2 as registry_service
 from pilotfish.wire_errors import from_rpc_error
+from pilotfish_control_plane.artifacts.model import ArtifactFile
 from pilotfish_control_plane.artifacts.service import ArtifactService
+from pilotfish_control_plane.artifacts.uploads import UploadWriter
 from pilotfish_control_plane.clock import FakeClock
 from pilotfish_control_plane.grpc_server.artifacts import Collector
 from tests.registry_models import Client, bare_files, listing, whole_files
@@ -243,23 +245,20 @@ async def test_what_does_not_fit_is_refused_before_it_is_sent(make_control_plane
     assert isinstance(many, ResourceExhausted) and many.reason == "TOO_MANY_UPLOADS"
 
 
-async def test_a_full_disk_refuses_the_chunk_and_keeps_what_was_durable(make_control_plane: Any) -> None:
+async def test_a_full_disk_refuses_the_chunk_and_keeps_what_was_durable(
+    make_control_plane: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """/dev/full stands for the disk: every write to it fails with ENOSPC."""
     plane = await make_control_plane(areas=AREAS)
     client = Client(plane.channel)
     data = b"x" * 2000
     opened = await client.open_upload({"model.onnx": data, "signature.json": b"{}"})
     await client.artifacts.WriteChunks(stream([chunk(opened.id, "model.onnx", 0, data[:700])]))
-    directory = plane.home / "artifacts" / "uploads" / opened.id
-    real = (directory / "0").rename(directory / "kept")
-    service = plane.core.services.get(ArtifactService)
-    honest = service._uploads.file
-    service._uploads.file = lambda upload, position: type(directory)("/dev/full")
-    error = await error_of(client.artifacts.WriteChunks(stream([chunk(opened.id, "model.onnx", 700, data[700:])])))
+    with open("/dev/full", "wb", buffering=0) as full, monkeypatch.context() as patched:
+        patched.setattr(UploadWriter, "_stream", lambda writer, position, at: full)
+        error = await error_of(client.artifacts.WriteChunks(stream([chunk(opened.id, "model.onnx", 700, data[700:])])))
     assert isinstance(error, ResourceExhausted) and error.retry_after_s
     assert await committed(client, opened.id) == {"model.onnx": 700, "signature.json": 0}
-    service._uploads.file = honest
-    real.rename(directory / "0")
     done = await client.artifacts.WriteChunks(
         stream([chunk(opened.id, "model.onnx", 700, data[700:]), chunk(opened.id, "signature.json", 0, b"{}")])
     )
@@ -295,8 +294,6 @@ async def test_files_are_read_back_from_any_offset_and_a_changed_one_is_noticed(
         assert isinstance(error, Internal) and error.reason == "ARTIFACT_CORRUPT"
     service = plane.core.services.get(ArtifactService)
     kept = [(f.path, f.size_bytes, f.sha256) for f in version.files]
-    from pilotfish_control_plane.artifacts.model import ArtifactFile
-
     differences = service.verify(version.artifact_path, [ArtifactFile(*f) for f in kept])
     assert len(differences) == 1 and differences[0].startswith("example.json has the SHA-256")
 

@@ -375,3 +375,12 @@ def test_merging_leaves_one_part_per_deployment_and_day(filled: Filled) -> None:
 
 def _time(us: int) -> object:
     return pa.scalar(us, pa.timestamp("us", tz="UTC")).as_py()
+
+
+def test_predictions_can_be_asked_for_by_id(filled: Filled) -> None:
+    filled.add(predictions(["a", "b", "c", "b"], hashes=[1, 2, 3, 9]))
+    filled.add(truths(["c"], [1.0]))
+    found = rows(filled.log, "prediction_id", "conflict", "truth", prediction_ids=["c", "b", "zzz", "b"])
+    assert sorted(found, key=str) == [("b", True, None), ("b", True, None), ("c", False, 1.0)]
+    assert rows(filled.log, "prediction_id", prediction_ids=["b"], limit=1) == [("b",)]
+    assert rows(filled.log, "prediction_id", prediction_ids=[]) == []

@@ -68,8 +68,7 @@ def served(fitted: FittedFeatures, features: pd.DataFrame) -> npt.NDArray[np.flo
         feeds: dict[str, Any] = {"input": features.to_numpy(dtype=np.float32)}
     else:
         feeds = {str(name): features[name].to_numpy()[:, None] for name in features}
-    result: Any = session.run([graph.output], feeds)[0]
-    return result
+    return np.asarray(session.run([graph.output], feeds)[0], dtype=np.float32)
 
 
 NUMERIC_AGE: dict[str, Any] = {

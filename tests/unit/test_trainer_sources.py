@@ -354,12 +354,16 @@ def test_a_public_address_is_let_through_and_an_unknown_name_is_not() -> None:
 
 def test_a_redirect_to_a_private_address_is_refused() -> None:
     target = "http://169.254.169.254/latest/meta-data"
-    with serving(lambda _: Answer({}, 302, {"Location": target})) as api:
-        with pytest.raises(SourceError, match=r"169\.254\.169\.254"):
-            read_api(ApiSource("a", api.url), reader())
-    with serving(lambda _: Answer({}, 302, {"Location": "file:///etc/passwd"})) as api:
-        with pytest.raises(SourceError, match="no http or https URL"):
-            read_api(ApiSource("a", api.url), reader())
+    with (
+        serving(lambda _: Answer({}, 302, {"Location": target})) as api,
+        pytest.raises(SourceError, match=r"169\.254\.169\.254"),
+    ):
+        read_api(ApiSource("a", api.url), reader())
+    with (
+        serving(lambda _: Answer({}, 302, {"Location": "file:///etc/passwd"})) as api,
+        pytest.raises(SourceError, match="no http or https URL"),
+    ):
+        read_api(ApiSource("a", api.url), reader())
 
 
 def test_a_redirect_to_another_host_does_not_get_the_headers() -> None:

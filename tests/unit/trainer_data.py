@@ -14,7 +14,8 @@ import pandas as pd
 from pilotfish_control_plane.clock import SystemClock
 from pilotfish_control_plane.trainer.job_directory import EventLog, JobDirectory
 from pilotfish_control_plane.trainer.main import run_job
-from pilotfish_control_plane.trainer.outcome import JobResult
+from pilotfish_control_plane.trainer.opening import open_job
+from pilotfish_control_plane.trainer.outcome import JobResult, Outcome, TrainingFailed
 
 SEED = 20260711
 
@@ -77,7 +78,12 @@ def run(directory: Path, document: Any) -> tuple[JobResult, dict[str, Any]]:
     job = JobDirectory(directory)
     events = EventLog(directory / "events.jsonl", SystemClock())
     try:
-        result = run_job(job, events, SystemClock())
+        try:
+            result = run_job(open_job(job), job, events, SystemClock())
+        except TrainingFailed as failure:  # a wrong specification
+            result = JobResult(
+                Outcome.FAILED, SystemClock().now(), 0.0, str(failure.reason), failure.message, failure.issues
+            )
     finally:
         events.close()
         job.close()

@@ -143,7 +143,7 @@ def _matrix(
 
 
 def zeros(inputs: Sequence[Tensor]) -> Arrays | None:
-    """Return zeros (empty texts) with 1 for every variable size; None when they are too large or of unknown rank."""
+    """Return zeros (empty texts) with 1 for every variable size; None when they are too large."""
     arrays: Arrays = {}
     for tensor in inputs:
         shape = [1 if d == -1 else d for d in tensor.shape or ()]

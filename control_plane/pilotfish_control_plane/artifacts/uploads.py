@@ -118,7 +118,9 @@ class UploadWriter:
             return
         with _shown(path):
             stream = self._stream(file.position, written)
-            stream.write(fresh)
+            rest = memoryview(fresh)
+            while rest:  # a disk that is nearly full takes a part and fails the next time
+                rest = rest[stream.write(rest) :]
         self._written[file.position] = end
         self._dirty.add(file.position)
         self.unsaved_bytes += len(fresh)

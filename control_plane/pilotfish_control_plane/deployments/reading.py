@@ -105,14 +105,6 @@ class Reading:
         """Return the deployments of every project that have not ended, oldest first."""
         return rows.open_deployments(tx.conn)
 
-    def of_endpoint(self, tx: Tx, project: str, endpoint: str) -> list[Deployment]:
-        """Return the newest 1,000 deployments of an endpoint, ended ones too, newest first."""
-        return list(rows.list_deployments(tx.conn, project, endpoint, True, PageRequest(1000)).items)
-
-    def live_everywhere(self, tx: Tx) -> list[Deployment]:
-        """Return the deployments of all projects that have not ended, oldest first."""
-        return rows.open_deployments(tx.conn)
-
     def deployments_of_version(self, tx: Tx, project: str, model: str, number: int) -> list[Deployment]:
         """Return every deployment of a version, ended ones too, newest first."""
         return rows.of_version(tx.conn, project, model, number)

@@ -227,7 +227,17 @@ class Rolling:
         )
 
     def resume(self, tx: Tx, rollout: Rollout, reason: str) -> Rollout:
-        """Go on: with the next step after a step that asked for a person, else with the same one."""
+        """Go on: with the next step after a step that asked for a person, else with the same one.
+
+        Raises:
+            FailedPrecondition: it is not PAUSED.
+        """
+        if rollout.state is not RolloutState.PAUSED:
+            raise FailedPrecondition(
+                f"rollout {rollout.id} is {rollout.state.value.upper()}: only a PAUSED one is resumed",
+                reason="STATE_FORBIDS",
+                metadata={"state": rollout.state.value.upper()},
+            )
         after_step = rollout.pause_cause is PauseCause.STEP
         rollout = self._go_on(tx, rollout, reason or f"resumed by {tx.actor.name}")
         deployment = rows.deployment(tx.conn, rollout.deployment)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,54 +16,35 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pilotfish.errors import InvalidArgument, PilotfishError, ResourceExhausted, Unavailable, Violation
+from pilotfish.errors import InvalidArgument, ResourceExhausted, Unavailable, Violation
 
-from .arrays import to_arrow
-from .columns import INPUT, OUTPUT, feature_name
+from .arrays import text_to_arrow, to_arrow
+from .columns import INPUT, OUTPUT, feature_name, hash_ids
 from .manifest import Part
 from .options import LogOptions
-from .parts import PARTS, TRUTH, stack
+from .parts import stack
 from .repeats import Repeats
+from .requests import Request
 from .segments import PREDICTIONS, TRUTHS
 from .snapshots import Snapshot, Snapshots
-from .sql import BASE, TRUTH_COLUMNS, Relation, attempts_sql, base_sql, feature_types, labels_sql, quote_text
+from .sql import (
+    BASE,
+    TRUTH_COLUMNS,
+    Relation,
+    attempts_sql,
+    base_sql,
+    feature_types,
+    keys_by_hash_sql,
+    keys_sql,
+    labels_sql,
+    quote_text,
+    truth_hashes_sql,
+)
 
-__all__ = ["Queries", "Request", "Session"]
+__all__ = ["Queries", "Session"]
 
 _GLOB = re.compile(r"[*?\[]")  # DuckDB reads file names as patterns; in brackets each stands for itself
 _HIDDEN = ("seq", "id_hash")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Which rows are asked for.
-
-    Attributes:
-        deployments: ids; None for all.
-        start_us: first time, microseconds since 1970 UTC; None for no limit.
-        end_us: first time that is too late; None for no limit.
-        roles: see `Role`.
-    """
-
-    deployments: Sequence[str] | None = None
-    start_us: int | None = None
-    end_us: int | None = None
-    roles: Sequence[int] = (0,)
-
-    def where(self) -> str:
-        """Return the condition on `time`."""
-        limits = []
-        if self.start_us is not None:
-            limits.append(f"time >= make_timestamptz({int(self.start_us)})")
-        if self.end_us is not None:
-            limits.append(f"time < make_timestamptz({int(self.end_us)})")
-        return " AND ".join(limits) or "true"
-
-    def overlaps(self, part: Part) -> bool:
-        """Tell whether a part may have rows in the asked time."""
-        early = self.end_us is not None and part.first_us >= self.end_us
-        late = self.start_us is not None and part.last_us < self.start_us
-        return not early and not late
 
 
 class Session:
@@ -75,20 +55,48 @@ class Session:
         self.connection = connection
         self._snapshot = snapshot
         self._request = request
-        asked = None if request.deployments is None else frozenset(request.deployments)
-        parts = [p for p in snapshot.parts.values() if p.kind == PARTS and (asked is None or p.deployment in asked)]
-        tail = self._tail(PREDICTIONS, asked)
+        parts = [part for name in self._deployments() for part in snapshot.parts_by_deployment.get(name, ())]
+        tail = self._tail(PREDICTIONS, self._deployments())
         self.relations = [*_part_relations(snapshot.root, filter(request.overlaps, parts)), *tail]
-        known = {p.deployment for p in parts} | {r.deployment for _, r, _ in snapshot.records(PREDICTIONS, asked)}
-        repeated = repeats.find(snapshot, sorted(known))
-        self._repeats = bool(len(repeated))
-        if self._repeats:
-            self.connection.register("repeated_ids", pa.table({"id_hash": to_arrow(np.asarray(repeated))}))
-            everything = [*_part_relations(snapshot.root, parts), *tail]
-            self.connection.execute(f"CREATE TEMP TABLE attempts_of AS {attempts_sql(everything, request.roles)}")
+        truths = snapshot.parts_by_deployment.get("", ())
+        self._truths = [*_part_relations(snapshot.root, truths), *self._tail(TRUTHS, None)]
+        self._repeats = self._find_repeats(repeats, [*_part_relations(snapshot.root, parts), *tail])
         features = {name for r in self.relations for name in r.columns if name.startswith((INPUT, OUTPUT))}
+        self._only_ids = self._find_ids(request.prediction_ids)
         self.names = {stored: feature_name(stored) for stored in features}
         self.types = feature_types(self.relations, self.names)
+
+    def _deployments(self) -> Sequence[str]:
+        if self._request.deployments is not None:
+            return list(dict.fromkeys(self._request.deployments))
+        waiting = {record.deployment for _, record, _ in self._snapshot.records(PREDICTIONS)}
+        return sorted(waiting | self._snapshot.parts_by_deployment.keys() - {""})
+
+    def _find_ids(self, wanted: Sequence[str] | None) -> str:
+        """Return the condition that only the asked prediction ids meet."""
+        if wanted is None:
+            return "true"
+        ids = text_to_arrow(list(dict.fromkeys(wanted)))
+        table = pa.table({"prediction_id": ids, "id_hash": to_arrow(hash_ids(ids))})
+        self.connection.register("wanted_ids", table)
+        # The hash alone decides nearly always, and is quicker to compare and to read than the text.
+        hashes = "id_hash IN (SELECT id_hash FROM wanted_ids)"
+        return f"{hashes} AND prediction_id IN (SELECT prediction_id FROM wanted_ids)"
+
+    def _find_repeats(self, repeats: Repeats, everything: Sequence[Relation]) -> bool:
+        """Make the table `attempts_of` and tell whether it has any row."""
+        repeated = repeats.find(self._snapshot, self._deployments())
+        if repeated.keys is not None:
+            self.connection.register("repeated_keys", repeated.keys)
+            rows = keys_sql(self._request.roles)
+        else:
+            self.connection.register("repeated_ids", pa.table({"id_hash": to_arrow(np.asarray(repeated.hashes))}))
+            rows = keys_by_hash_sql(everything, self._request.roles)
+        if not (repeated.keys.num_rows if repeated.keys is not None else len(repeated.hashes)):
+            return False
+        self.connection.execute(f"CREATE TEMP TABLE attempts_of AS {attempts_sql(rows, self._request.where())}")
+        ((found,),) = self.connection.execute("SELECT count(*) FROM attempts_of").fetchall()
+        return bool(found)
 
     def base(self, features: Sequence[str] = (), only: str = "true") -> tuple[str, dict[str, str]]:
         """Return the expressions that end in `base`, and the alias in it of each feature.
@@ -98,15 +106,25 @@ class Session:
             only: a further condition on the rows.
         """
         aliased = {name: (f"f{index}", self.types.get(name, "DOUBLE")) for index, name in enumerate(features)}
-        where, roles = f"{self._request.where()} AND {only}", self._request.roles
+        where, roles = f"{self._request.where()} AND {self._only_ids} AND {only}", self._request.roles
         text = base_sql(self.relations, aliased, self.names, where, roles, repeats=self._repeats)
         return text, {name: alias for name, (alias, _) in aliased.items()}
 
-    def labels(self, rows: str) -> str:
-        """Return the expression `labels` for the rows of `rows`."""
-        parts = [part for part in self._snapshot.parts.values() if part.kind == TRUTH]
-        truths = [*_part_relations(self._snapshot.root, parts), *self._tail(TRUTHS, None)]
-        return labels_sql(truths, rows)
+    def labels(self) -> str:
+        """Return the expression `labels` for the rows of `base`."""
+        return labels_sql(self._truths, "base")
+
+    def only_labelled(self) -> str:
+        """Return a condition that no row without a truth meets.
+
+        Truths are mostly few beside predictions: finding their rows by hash first spares reading the other rows.
+        """
+        base, _ = self.base()
+        hashes = truth_hashes_sql(self._truths)
+        rows = f"WITH {base} SELECT seq FROM base WHERE id_hash IN ({hashes})"
+        with _translated():
+            self.connection.execute(f"CREATE OR REPLACE TEMP TABLE with_truth AS {rows}")
+        return "seq IN (SELECT seq FROM with_truth)"
 
     def fetch(self, text: str) -> list[tuple[Any, ...]]:  # typed by the SQL, which only the caller knows
         """Run SQL and return its rows."""
@@ -128,7 +146,7 @@ class Session:
             finally:
                 reader.close()
 
-    def _tail(self, kind: int, deployments: frozenset[str] | None) -> list[Relation]:
+    def _tail(self, kind: int, deployments: Iterable[str] | None) -> list[Relation]:
         relations = []
         for index, table in enumerate(stack(self._snapshot.records(kind, deployments))):
             name = f"tail_{kind}_{index}"
@@ -157,7 +175,7 @@ class Session:
         expressions = [base]
         joined = "FROM base p"
         if any(name in TRUTH_COLUMNS for name in names):
-            expressions.append(self.labels("base"))
+            expressions.append(self.labels())
             joined += " LEFT JOIN labels l ON l.seq = p.seq"
         chosen = [f"l.{n}" if n in TRUTH_COLUMNS else f"p.{aliases.get(n, n)}" for n in names]
         text = f"WITH {', '.join(expressions)} SELECT {', '.join(chosen)} {joined}"
@@ -214,7 +232,7 @@ class Queries:
     @contextmanager
     def session(self, request: Request) -> Iterator[Session]:
         """Give a session whose snapshot lasts until the block is left."""
-        _check(request)
+        request.check()
         with self._snapshots.take() as snapshot, _connect(self._root / "tmp", self._options) as connection:
             with _translated():
                 session = Session(connection, snapshot, self._repeats, request)
@@ -253,14 +271,3 @@ def _translated() -> Iterator[None]:
         ) from error
     except (duckdb.IOException, duckdb.InvalidInputException, pa.ArrowInvalid, OSError) as error:
         raise Unavailable(f"a part could not be read, check the disk: {error}", reason="PART_UNREADABLE") from error
-
-
-def _check(request: Request) -> None:
-    problems: list[Violation] = []
-    if request.start_us is not None and request.end_us is not None and request.start_us > request.end_us:
-        problems.append(Violation("start", f"{request.start_us} is after the end {request.end_us}"))
-    if not request.roles or any(int(role) not in (0, 1, 2) for role in request.roles):
-        problems.append(Violation("roles", f"{list(request.roles)}: give some of 0 live, 1 shadow, 2 replay"))
-    if problems:
-        error: PilotfishError = InvalidArgument("the query of the prediction log cannot be run", violations=problems)
-        raise error

@@ -1,187 +1,167 @@
-"""Which prediction ids of a deployment occur more than once.
+"""Which rows of a snapshot have prediction ids that occur more than once.
 
-Owns, per deployment, sorted runs of 64-bit id hashes in `ids/`, and the hashes that were met twice. Queries
-leave out the costly search for repeated ids where there are none. It is a cache: it can be deleted at any
-time, a hash too many costs time only, and the ids themselves decide what a repeat is.
+Owns the search in parts, through `IdIndex`, and in the log files beside them. Repeats are few, so their rows
+are at hand and a query joins them instead of looking for them among all rows.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import shutil
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from .arrays import column_to_numpy
+from .arrays import column_to_numpy, text_to_arrow, to_arrow
+from .id_index import KEY_COLUMNS, KEY_SCHEMA, NO_HASHES, NO_NUMBERS, Hashes, IdIndex, Numbers, Run, union
 from .manifest import Part
-from .parts import PARTS, read_part
-from .segments import PREDICTIONS, decode
+from .parts import read_part
+from .segments import PREDICTIONS, Record, decode, sequence_numbers
 from .snapshots import Snapshot
 
-__all__ = ["Repeats"]
-
-_logger = logging.getLogger(__name__)
-Hashes = npt.NDArray[np.uint64]
-_NONE: Hashes = np.zeros(0, np.uint64)
+__all__ = ["Repeated", "Repeats"]
 
 
-class _Deployment:
-    """The hashes of one deployment's parts, up to and including log file `covered`."""
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The rows whose id may occur more than once.
 
-    def __init__(self, folder: Path, rolled: int) -> None:
-        self.lock = threading.Lock()
-        self.folder = folder
-        self.covered = -1
-        self.runs: list[Hashes] = []
-        self.repeated = _NONE
-        self.tail_key: tuple[object, ...] = ()
-        self.tail_repeated = _NONE
-        self._load(rolled)
+    Attributes:
+        keys: their key columns and `deployment`; None where they are too many and must be searched by hash.
+        hashes: the hashes of their ids, sorted; only where `keys` is None.
+    """
 
-    def _load(self, rolled: int) -> None:
-        try:
-            index = json.loads((self.folder / "index.json").read_text())
-            runs: list[Hashes] = [np.memmap(self.folder / name, np.uint64, "r") for name in index["runs"]]
-            repeated = np.fromfile(self.folder / index["repeated"], np.uint64) if index["repeated"] else _NONE
-            if [len(run) for run in runs] != index["rows"] or len(repeated) != index["repeats"]:
-                raise ValueError("a file has another length than the index says")
-            if index["covered"] > rolled:
-                raise ValueError("it is newer than the log, which was restored from a backup")
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, KeyError) as error:
-            _logger.warning("%s cannot be used and is built again: %s", self.folder, error)
-            return
-        self.runs, self.repeated, self.covered = [*runs], repeated, index["covered"]
-
-    def add(self, hashes: Hashes, covered: int) -> None:
-        """Count the hashes of further rows, those of log files up to `covered`."""
-        fresh = np.sort(np.asarray(hashes[hashes != 0]))
-        self.repeated = _union(self.repeated, _twice(fresh), *(_common(run, fresh) for run in self.runs))
-        self.covered = covered
-        merged = [fresh]
-        # Runs of falling size: each row is merged a few times in its life, and a look-up asks a few runs.
-        while self.runs and len(self.runs[-1]) <= 2 * sum(map(len, merged)):
-            merged.append(self.runs.pop())
-        if len(fresh):
-            self.runs.append(np.sort(np.concatenate([np.asarray(run) for run in merged])) if len(merged) > 1 else fresh)
-        self._save()
-
-    def _save(self) -> None:
-        """Write the runs for the next start; a crash in between costs only a new count."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            names = [f"{self.covered}-{len(run)}.run" for run in self.runs]
-            for name, run in zip(names, self.runs, strict=True):
-                if not isinstance(run, np.memmap):
-                    run.tofile(self.folder / name)
-            kept = [_file_of(run) or name for name, run in zip(names, self.runs, strict=True)]
-            repeated = f"{self.covered}-{len(self.repeated)}.twice" if len(self.repeated) else ""
-            if repeated:
-                self.repeated.tofile(self.folder / repeated)
-            index = {"covered": self.covered, "runs": kept, "rows": [len(r) for r in self.runs]}
-            index |= {"repeated": repeated, "repeats": len(self.repeated)}
-            temporary = self.folder / "index.tmp"
-            temporary.write_text(json.dumps(index))
-            temporary.replace(self.folder / "index.json")
-            self.runs = [np.memmap(self.folder / name, np.uint64, "r") for name in kept]
-            for path in self.folder.iterdir():
-                if path.name not in (*kept, repeated, "index.json"):
-                    path.unlink()
-        except OSError as error:
-            _logger.warning("the index of repeated ids in %s was not saved: %s", self.folder, error)
+    keys: pa.Table | None
+    hashes: Hashes
 
 
 class Repeats:
-    """The repeated prediction ids of every deployment, counted when a query first needs them."""
+    """The repeated prediction ids of every deployment, counted when they are first needed."""
 
     def __init__(self, root: Path) -> None:
         """Use the folder `ids` below `root`."""
         self._folder = root / "ids"
         self._root = root
         self._lock = threading.Lock()
-        self._deployments: dict[str, _Deployment] = {}
+        self._indexes: dict[str, IdIndex] = {}
 
-    def find(self, snapshot: Snapshot, deployments: Iterable[str]) -> Hashes:
-        """Return the hashes of ids that may occur more than once in the snapshot, sorted.
+    def find(self, snapshot: Snapshot, deployments: Iterable[str]) -> Repeated:
+        """Return the rows of a snapshot whose id may occur more than once.
 
         Args:
             snapshot: what the query reads.
             deployments: ids of the deployments that are asked for.
         """
-        by_deployment: dict[str, list[Part]] = {}
-        for part in snapshot.parts.values():
-            if part.kind == PARTS:
-                by_deployment.setdefault(part.deployment, []).append(part)
-        found = [self._find(snapshot, name, by_deployment.get(name, [])) for name in deployments]
-        return _union(*found)
+        parts = snapshot.parts_by_deployment
+        found = {name: self._find(snapshot, name, parts.get(name, ())) for name in deployments}
+        tables = [_with_deployment(keys, name) for name, (keys, _) in found.items() if keys is not None]
+        if len(tables) < len(found) or not tables:
+            return Repeated(None, union(*(hashes for _, hashes in found.values())))
+        return Repeated(pa.concat_tables(tables), NO_HASHES)
 
     def forget(self, deployments: Iterable[str]) -> None:
         """Count these deployments again when next asked; after rows were purged."""
         with self._lock:
             for name in deployments:
-                self._deployments.pop(name, None)
+                self._indexes.pop(name, None)
                 shutil.rmtree(self._folder / name, ignore_errors=True)
 
-    def _find(self, snapshot: Snapshot, name: str, parts: Sequence[Part]) -> Hashes:
+    def _index(self, name: str, rolled: int) -> IdIndex:
         with self._lock:
-            entry = self._deployments.get(name)
-            if entry is None:
-                entry = self._deployments[name] = _Deployment(self._folder / name, snapshot.rolled)
-        with entry.lock:
-            fresh = [part for part in parts if part.last_segment > entry.covered]
+            index = self._indexes.get(name)
+            if index is None:
+                index = self._indexes[name] = IdIndex(self._folder / name, rolled)
+            return index
+
+    def _find(self, snapshot: Snapshot, name: str, parts: Sequence[Part]) -> tuple[pa.Table | None, Hashes]:
+        """Return the rows of one deployment, or None when they are too many, and the hashes of their ids."""
+        index = self._index(name, snapshot.rolled)
+        with index.lock:
+            fresh = [part for part in parts if part.last_segment > index.covered]
             if fresh:
-                hashes = [self._read(part, entry.covered) for part in fresh]
-                entry.add(np.concatenate(hashes), max(part.last_segment for part in fresh))
-            return _union(entry.repeated, self._tail(snapshot, name, entry))
+                rows = [self._read_hashes(part, index.covered) for part in fresh]
+                hashes, numbers = (np.concatenate(column) for column in zip(*rows, strict=True))
+                covered = max(part.last_segment for part in fresh)
+                index.add(hashes, numbers, covered, lambda wanted: self._read_keys(parts, wanted))
+            tail_keys, tail_hashes = self._tail(snapshot, name, index, parts)
+            found = union(index.repeated, tail_hashes)
+            # A snapshot from before the last roll has rows in its log files that the index has from parts.
+            if index.keys is None or tail_keys is None or index.covered > snapshot.rolled:
+                return None, found
+            return pa.concat_tables([index.keys, tail_keys]), found
 
-    def _read(self, part: Part, covered: int) -> Hashes:
-        names = ["id_hash"] if part.first_segment > covered else ["id_hash", "seq"]
-        table = read_part(self._root, part, names)
-        hashes: Hashes = column_to_numpy(table["id_hash"])
-        if len(names) == 2:
-            hashes = hashes[(column_to_numpy(table["seq"]) >> 32) > covered]
-        return hashes
+    def _read_hashes(self, part: Part, covered: int) -> tuple[Hashes, Numbers]:
+        table = read_part(self._root, part, ["id_hash", "seq"])
+        hashes, numbers = column_to_numpy(table["id_hash"]), column_to_numpy(table["seq"])
+        fresh = (numbers >> 32) > covered
+        return hashes[fresh], numbers[fresh]
 
-    def _tail(self, snapshot: Snapshot, name: str, entry: _Deployment) -> Hashes:
-        """Return the hashes repeated within the log files, or between them and the parts."""
-        items = list(snapshot.records(PREDICTIONS, frozenset([name])))
-        key = (entry.covered, *((number, record.body_offset) for number, record, _ in items[:1] + items[-1:]))
-        if key != entry.tail_key:
-            schemas: dict[bytes, pa.Schema] = {}
-            columns = [column_to_numpy(decode(data, record, schemas)[0]["id_hash"]) for _, record, data in items]
-            hashes = np.concatenate(columns) if columns else _NONE
-            hashes = np.sort(hashes[hashes != 0])
-            entry.tail_repeated = _union(_twice(hashes), *(_common(run, hashes) for run in entry.runs))
-            entry.tail_key = key
-        return entry.tail_repeated
+    def _read_keys(self, parts: Sequence[Part], numbers: Numbers) -> pa.Table:
+        """Return the key columns of the rows with the given numbers, which are sorted."""
+        files = numbers >> 32
+        tables = [KEY_SCHEMA.empty_table()]
+        for part in parts:
+            first, last = np.searchsorted(files, [part.first_segment, part.last_segment + 1])
+            if first < last:
+                tables.append(_rows_of(self._root / part.path, numbers[first:last]))
+        return pa.concat_tables(tables)
+
+    def _tail(
+        self, snapshot: Snapshot, name: str, index: IdIndex, parts: Sequence[Part]
+    ) -> tuple[pa.Table | None, Hashes]:
+        """Return the same for ids repeated within the log files, or between them and the parts."""
+        items = snapshot.records(PREDICTIONS, [name])
+        key = (index.covered, snapshot.rolled, *((n, r.body_offset) for n, r, _ in (*items[:1], *items[-1:])))
+        if key != index.tail_key or not isinstance(index.tail_answer, tuple):
+            index.tail_answer = self._search_tail(items, index, parts)
+            index.tail_key = key
+        keys, hashes = index.tail_answer
+        return keys, hashes
+
+    def _search_tail(
+        self, items: Sequence[tuple[int, Record, pa.Buffer]], index: IdIndex, parts: Sequence[Part]
+    ) -> tuple[pa.Table, Hashes]:
+        schemas: dict[bytes, pa.Schema] = {}
+        batches = [decode(data, record, schemas)[0] for _, record, data in items]
+        hashes = [column_to_numpy(batch["id_hash"]) for batch in batches]
+        numbers = [sequence_numbers(number, record) for number, record, _ in items]
+        run = Run.of(np.concatenate([NO_HASHES, *hashes]), np.concatenate([NO_NUMBERS, *numbers]))
+        common = union(*(old.common(run) for old in index.runs))
+        repeated = union(run.twice(), common)
+        tables = [KEY_SCHEMA.empty_table()]
+        if len(repeated):
+            new = np.setdiff1d(common, index.repeated, assume_unique=True)
+            older = np.concatenate([NO_NUMBERS, *(old.rows(new) for old in index.runs)])
+            tables.append(self._read_keys(parts, np.sort(older)))
+        for batch, own, its in zip(batches, hashes, numbers, strict=True):
+            chosen = np.isin(own, repeated) if len(repeated) else np.zeros(0, np.bool_)
+            if chosen.any():
+                rows = pa.Table.from_batches([batch]).append_column("seq", to_arrow(its)).select(KEY_COLUMNS)
+                tables.append(rows.filter(to_arrow(chosen)))
+        return pa.concat_tables(tables), repeated
 
 
-def _twice(ordered: Hashes) -> Hashes:
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+def _with_deployment(keys: pa.Table, name: str) -> pa.Table:
+    codes = to_arrow(np.zeros(keys.num_rows, np.int32))
+    column = pa.DictionaryArray.from_arrays(codes, text_to_arrow([name])).cast(pa.string())
+    return keys.append_column("deployment", column)
 
 
-def _common(run: Hashes, ordered: Hashes) -> Hashes:
-    """Return the hashes of `ordered` that are in `run`; both are sorted."""
-    if not len(run) or not len(ordered):
-        return _NONE
-    places = np.searchsorted(run, ordered)
-    places[places == len(run)] = 0
-    return np.unique(ordered[run[places] == ordered])
-
-
-def _union(*hashes: Hashes) -> Hashes:
-    filled = [h for h in hashes if len(h)]
-    if not filled:
-        return _NONE
-    return np.unique(np.concatenate(filled)) if len(filled) > 1 else filled[0]
-
-
-def _file_of(run: Hashes) -> str:
-    return Path(str(run.filename)).name if isinstance(run, np.memmap) and run.filename else ""
+def _rows_of(path: Path, numbers: Numbers) -> pa.Table:
+    """Return the key columns of a part's rows with the given numbers, reading only row groups that have any."""
+    with pq.ParquetFile(str(path)) as file:
+        present = np.isin(column_to_numpy(file.read(["seq"])["seq"]), numbers)
+        tables = [KEY_SCHEMA.empty_table()]
+        start = 0
+        for group in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            chosen = present[start : start + rows]
+            start += rows
+            if chosen.any():
+                table = file.read_row_group(group, list(KEY_COLUMNS)).select(KEY_COLUMNS)
+                tables.append(table.filter(to_arrow(chosen)))
+    return pa.concat_tables([table.cast(KEY_SCHEMA) for table in tables])

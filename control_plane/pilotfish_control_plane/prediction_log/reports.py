@@ -147,11 +147,11 @@ def error_rate(session: Session) -> ErrorRate:
 def labelled(session: Session) -> Labelled:
     """Return the answered predictions with a truth."""
     outputs = sorted(name for name in session.types if name.startswith(OUTPUT))
-    base, aliases = session.base(outputs)
+    base, aliases = session.base(outputs, session.only_labelled())
     chosen = "".join(f", p.{aliases[name]}" for name in outputs)
     names = ["id", "time", "truth", "text", "truth_time", *outputs]
     table = session.table(
-        f"WITH {base}, {session.labels('base')} SELECT p.prediction_id, epoch_us(p.time), l.truth, l.truth_text, "
+        f"WITH {base}, {session.labels()} SELECT p.prediction_id, epoch_us(p.time), l.truth, l.truth_text, "
         f"epoch_us(l.truth_time){chosen} FROM base p JOIN labels l ON l.seq = p.seq WHERE p.code = 0 "
         "ORDER BY p.time, p.seq",
         names,
@@ -184,8 +184,8 @@ def training_frame(session: Session, features: Sequence[str], label: str) -> pa.
         problems.append(Violation("label_name", f"{label!r} is also a feature"))
     if problems:
         raise InvalidArgument("the training data cannot be read from the prediction log", violations=problems)
-    base, aliases = session.base([INPUT + name for name in features])
-    labels = session.labels("base")
+    base, aliases = session.base([INPUT + name for name in features], session.only_labelled())
+    labels = session.labels()
     rows = "FROM base p JOIN labels l ON l.seq = p.seq WHERE p.code = 0 AND NOT p.conflict"
     texts = session.fetch(f"WITH {base}, {labels} SELECT count(l.truth_text) {rows}")
     truth = "coalesce(l.truth_text, format('{:g}', l.truth))" if texts[0][0] else "l.truth"

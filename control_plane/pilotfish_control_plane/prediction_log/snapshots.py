@@ -7,9 +7,10 @@ can still read it. It never decides which parts go.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +24,10 @@ __all__ = ["Snapshot", "Snapshots"]
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+Located = tuple[int, Record, pa.Buffer]  # number of the log file, record, and the file's bytes
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What a query reads; rows appended or rolled later are not in it.
 
@@ -39,12 +43,28 @@ class Snapshot:
     rolled: int
     tail: Sequence[tuple[int, Sequence[Record], pa.Buffer]]
 
-    def records(self, kind: int, deployments: frozenset[str] | None) -> Iterator[tuple[int, Record, pa.Buffer]]:
-        """Yield the records of a kind in order of arrival; None for those of every deployment."""
+    @cached_property
+    def parts_by_deployment(self) -> Mapping[str, Sequence[Part]]:
+        """The parts of predictions; "" has those of truths."""
+        found: dict[str, list[Part]] = {}
+        for part in self.parts.values():
+            found.setdefault(part.deployment, []).append(part)
+        return found
+
+    @cached_property
+    def _records(self) -> Mapping[tuple[int, str], Sequence[Located]]:
+        found: dict[tuple[int, str], list[Located]] = {}
         for number, records, data in self.tail:
             for record in records:
-                if record.rows and record.kind == kind and (deployments is None or record.deployment in deployments):
-                    yield number, record, data
+                if record.rows:
+                    found.setdefault((record.kind, record.deployment), []).append((number, record, data))
+        return found
+
+    def records(self, kind: int, deployments: Iterable[str] | None = None) -> Sequence[Located]:
+        """Return the records of a kind, those of one deployment in order of arrival; None for all deployments."""
+        if deployments is None:
+            return [item for (its, _), items in self._records.items() if its == kind for item in items]
+        return [item for name in deployments for item in self._records.get((kind, name), ())]
 
 
 class Snapshots:

@@ -19,6 +19,7 @@ __all__ = [
     "labels_sql",
     "quote_name",
     "quote_text",
+    "truth_hashes_sql",
 ]
 
 BASE: Mapping[str, str] = {
@@ -113,25 +114,40 @@ def _union(selects: Sequence[str], base: Mapping[str, str], extra: Sequence[tupl
     return f"SELECT {', '.join(nothing)} WHERE false"
 
 
-def attempts_sql(relations: Sequence[Relation], roles: Sequence[int]) -> str:
-    """Return a SELECT with `seq`, `attempts`, `conflict` and `place` of each row whose id may be repeated.
+def keys_sql(roles: Sequence[int]) -> str:
+    """Return a SELECT of the rows in `repeated_keys`, which has all rows whose id may be repeated."""
+    return f"SELECT * FROM repeated_keys WHERE {_in_roles(roles)}"
+
+
+def keys_by_hash_sql(relations: Sequence[Relation], roles: Sequence[int]) -> str:
+    """Return a SELECT of the same rows by their hashes, which are in `repeated_ids`.
+
+    Args:
+        relations: those of all times: a repeat may lie outside of the asked time.
+        roles: roles that are asked for.
+    """
+    key = {n: BASE[n] for n in ("seq", "time", "deployment", "role", "prediction_id", "input_hash", "code")}
+    repeated = f"{_in_roles(roles)} AND id_hash IN (SELECT id_hash FROM repeated_ids)"
+    return _union([f"{_select(r, key, {}, {})} WHERE {repeated}" for r in relations], key)
+
+
+def attempts_sql(keys: str, where: str) -> str:
+    """Return a SELECT with `seq`, `attempts`, `conflict` and `place` of each row that shares its key with another.
 
     A row key is (deployment, role, prediction id). Equal inputs are attempts of one prediction, shown by the
     first attempt that was answered well, otherwise by the first: that one has place 1. Other inputs under the
     same key are a conflict.
 
     Args:
-        relations: those of all times: a repeat may lie outside of the asked time. `repeated_ids` has the hashes.
-        roles: roles that are asked for.
+        keys: a SELECT of the rows that may.
+        where: condition on `time`: of the rows outside of it nobody asks.
     """
-    key = {n: BASE[n] for n in ("seq", "deployment", "role", "prediction_id", "input_hash", "code")}
-    repeated = f"{_in_roles(roles)} AND id_hash IN (SELECT id_hash FROM repeated_ids)"
-    keys = _union([f"{_select(r, key, {}, {})} WHERE {repeated}" for r in relations], key)
     same = "PARTITION BY deployment, role, prediction_id"
-    return f"""SELECT seq, count(*) OVER ({same}, input_hash) AS attempts,
+    return f"""SELECT seq, attempts, conflict, place FROM (
+  SELECT seq, time, count(*) OVER ({same}, input_hash) AS attempts,
     min(input_hash) OVER ({same}) <> max(input_hash) OVER ({same}) AS conflict,
     row_number() OVER ({same}, input_hash ORDER BY code <> 0, seq) AS place
-  FROM ({keys})"""
+  FROM ({keys})) WHERE (attempts > 1 OR conflict) AND {where}"""
 
 
 def base_sql(
@@ -165,6 +181,11 @@ def base_sql(
 
 def _in_roles(roles: Sequence[int]) -> str:
     return f"role IN ({', '.join(str(int(role)) for role in roles)})"
+
+
+def truth_hashes_sql(truths: Sequence[Relation]) -> str:
+    """Return a SELECT of the id hashes of every truth."""
+    return _union([_select(r, {"id_hash": "UBIGINT"}, {}, {}) for r in truths], {"id_hash": "UBIGINT"})
 
 
 def labels_sql(truths: Sequence[Relation], rows: str) -> str:

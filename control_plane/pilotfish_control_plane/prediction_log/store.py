@@ -31,8 +31,9 @@ from .maintenance import Maintenance, Merged, Purged
 from .manifest import Manifest
 from .options import LogOptions
 from .parts import remove_strays
-from .queries import Queries, Request, Session
+from .queries import Queries, Session
 from .repeats import Repeats
+from .requests import Request
 from .segments import Damage
 from .snapshots import Snapshots
 from .statistics import LogStatistics, measure
@@ -166,6 +167,7 @@ class PredictionLog:
         with_truth: bool = True,
         limit: int | None = None,
         newest_first: bool = False,
+        prediction_ids: Sequence[str] | None = None,
     ) -> pa.Table:
         """Return predictions by time, each once, with the latest truth known for it.
 
@@ -182,12 +184,13 @@ class PredictionLog:
             with_truth: have the truth columns when `columns` is None.
             limit: at most so many rows.
             newest_first: latest first.
+            prediction_ids: only these; None for all.
 
         Raises:
             InvalidArgument: unknown columns or roles, or a start after the end.
             ResourceExhausted: the answer needs more memory than a query may use.
         """
-        with self._session(deployments, start_us, end_us, roles) as session:
+        with self._session(deployments, start_us, end_us, roles, prediction_ids) as session:
             text, names = session.select(columns, with_truth=with_truth, limit=limit, newest_first=newest_first)
             return session.table(text, names)
 
@@ -321,9 +324,10 @@ class PredictionLog:
         start_us: int | None,
         end_us: int | None,
         roles: Sequence[int],
+        prediction_ids: Sequence[str] | None = None,
     ) -> Iterator[Session]:
         chosen = [deployments] if isinstance(deployments, str) else deployments
-        with self._queries.session(Request(chosen, start_us, end_us, roles)) as session:
+        with self._queries.session(Request(chosen, start_us, end_us, roles, prediction_ids)) as session:
             yield session
 
     # Housekeeping ------------------------------------------------------------------------------------------

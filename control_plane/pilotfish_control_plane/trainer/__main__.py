@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +27,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
 
 from pilotfish_control_plane.clock import Clock, SystemClock  # noqa: E402
 from pilotfish_control_plane.trainer.job_directory import DirectoryBusy, EventLog, JobDirectory  # noqa: E402
+from pilotfish_control_plane.trainer.opening import open_job  # noqa: E402
 from pilotfish_control_plane.trainer.outcome import (  # noqa: E402
     Issue,
     JobCancelled,
@@ -33,6 +35,7 @@ from pilotfish_control_plane.trainer.outcome import (  # noqa: E402
     Outcome,
     Reason,
     Severity,
+    TrainingFailed,
 )
 
 logger = logging.getLogger("pilotfish_control_plane.trainer")
@@ -63,7 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
     result: JobResult | None = None
     try:
         events = EventLog(directory.path / "events.jsonl", clock)
-        events.append("start", 0.0, "loading libraries")
         result = _run(directory, events, clock, begin)
         directory.write_result(result.to_document())
     except JobCancelled:
@@ -74,24 +76,25 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(directory: JobDirectory, events: EventLog, clock: Clock, begin: float) -> JobResult:
     """Return the job's result; a bug becomes one too, with its text in the log only."""
     try:
-        # Imported here, so that a signal and a broken installation are handled already.
+        spec = open_job(directory)
+        events.append("start", 0.0, "loading libraries", durable=True)
+        # Imported here: it takes seconds, and signals and a broken installation are handled by now.
         from pilotfish_control_plane.trainer.main import run_job
 
-        result = run_job(directory, events, clock)
+        result = run_job(spec, directory, events, clock)
         logger.info("ended %s %s after %.2f s", result.outcome, result.reason, clock.monotonic() - begin)
         return result
+    except TrainingFailed as failure:
+        return _failed(clock, begin, failure.reason, failure.message, failure.issues)
     except Exception as error:
         logger.exception("the job ended by an unexpected error")
         message = f"unexpected {type(error).__name__}; trainer.log in the job's directory has the details"
-        issue = Issue("internal", Severity.ERROR, "", message)
-        return JobResult(
-            Outcome.FAILED,
-            clock.now(),
-            round(clock.monotonic() - begin, 3),
-            str(Reason.INTERNAL),
-            message,
-            (issue,),
-        )
+        return _failed(clock, begin, Reason.INTERNAL, message, (Issue("internal", Severity.ERROR, "", message),))
+
+
+def _failed(clock: Clock, begin: float, reason: Reason, message: str, issues: Sequence[Issue]) -> JobResult:
+    seconds = round(clock.monotonic() - begin, 3)
+    return JobResult(Outcome.FAILED, clock.now(), seconds, str(reason), message, issues)
 
 
 def _stand_alone(log: Path) -> None:

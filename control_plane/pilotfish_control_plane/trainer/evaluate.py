@@ -167,8 +167,8 @@ def _row_scores(
         )
     if metric == "log_loss" and answers.probabilities is not None and set(truth.tolist()) <= set(classes):
         codes = {value: code for code, value in enumerate(classes)}
-        shares = answers.probabilities.astype(np.float64)
-        shares /= shares.sum(axis=1, keepdims=True)
+        shares = np.clip(answers.probabilities.astype(np.float64), 0.0, 1.0)
+        shares /= np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
         told = shares[np.arange(len(truth)), [codes[value] for value in truth.tolist()]]
         losses: npt.NDArray[np.float64] = -np.log(np.clip(told, _PROBABILITY_FLOOR, 1.0))
         return losses

@@ -128,20 +128,25 @@ def _model(
     infos: list[ValueInfoProto] = []
     for name, inner in outputs.items():
         if name == "probabilities":
-            shaped.append(helper.make_node("Identity", [inner], [name], f"pf_{name}"))
+            # Forests add up float32 shares: 1.0000001 would be served without this.
+            shaped.append(helper.make_node("Clip", [inner, "pf_zero", "pf_one"], [name], f"pf_{name}"))
             infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, len(classes)]))
             continue
         # One value per row, whatever shape the converter gives it.
         shaped.append(helper.make_node("Reshape", [inner, "pf_flat"], [name], f"pf_{name}"))
         kind = TensorProto.FLOAT if name == "prediction" else _label_type(classes)
         infos.append(helper.make_tensor_value_info(name, kind, [None]))
-    flat = numpy_helper.from_array(np.asarray([-1], dtype=np.int64), "pf_flat")
+    shapes = [
+        numpy_helper.from_array(np.asarray([-1], dtype=np.int64), "pf_flat"),
+        numpy_helper.from_array(np.asarray(0.0, dtype=np.float32), "pf_zero"),
+        numpy_helper.from_array(np.asarray(1.0, dtype=np.float32), "pf_one"),
+    ]
     graph = helper.make_graph(
         [*features.nodes, *nodes, *shaped],
         "pilotfish",
         features.inputs,
         infos,
-        [*features.constants, *constants, flat],
+        [*features.constants, *constants, *shapes],
     )
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="pilotfish")

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from pilotfish.errors import InvalidArgument
 from pilotfish_control_plane.clock import Clock
 from pilotfish_control_plane.trainer.artifact import (
     build_training_profile,
@@ -48,7 +47,6 @@ from pilotfish_control_plane.trainer.quality_drift import check_drift
 from pilotfish_control_plane.trainer.scorer import Answers
 from pilotfish_control_plane.trainer.sources import load_sources
 from pilotfish_control_plane.trainer.spec import JobSpec, Task
-from pilotfish_control_plane.trainer.spec_reader import read_spec
 from pilotfish_control_plane.trainer.splits import Split, split_rows
 from pilotfish_control_plane.trainer.table import Table, data_hash, prepare_table, resolve_roles
 
@@ -82,14 +80,14 @@ class _State:
     known: dict[str, Any] = field(default_factory=dict)
 
 
-def run_job(directory: JobDirectory, events: EventLog, clock: Clock) -> JobResult:
-    """Run the job of `directory` and return its result; the caller writes it.
+def run_job(spec: JobSpec, directory: JobDirectory, events: EventLog, clock: Clock) -> JobResult:
+    """Run a job in `directory` and return its result; the caller writes it.
 
     Every failure of the job becomes a result. What is raised is `JobCancelled`, and bugs.
     """
     begin = clock.monotonic()
     state = _State()
-    job = _Job(directory, events, clock, state)
+    job = _Job(spec, directory, events, clock, state)
     try:
         outcome, reason, message = job.run()
     except TrainingFailed as failure:
@@ -100,7 +98,7 @@ def run_job(directory: JobDirectory, events: EventLog, clock: Clock) -> JobResul
         state.issues.append(Issue("memory", Severity.ERROR, "", message))
         outcome, reason = Outcome.FAILED, str(Reason.OUT_OF_MEMORY)
     if outcome is not Outcome.SUCCEEDED:
-        shutil.rmtree(directory.artifact, ignore_errors=True)
+        _remove(directory.artifact)
     ordered = sorted(state.issues, key=lambda issue: issue.severity is not Severity.ERROR)
     return JobResult(
         outcome=outcome,
@@ -112,6 +110,12 @@ def run_job(directory: JobDirectory, events: EventLog, clock: Clock) -> JobResul
         seconds=round(clock.monotonic() - begin, 3),
         **state.known,
     )
+
+
+def _remove(artifact: Path) -> None:
+    """Remove what an earlier attempt, or a model that did not pass, has left."""
+    if artifact.exists():
+        shutil.rmtree(artifact)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +134,8 @@ class _Trained:
 class _Job:
     """The stages, in order; each reports itself and leaves what it found in the state."""
 
-    def __init__(self, directory: JobDirectory, events: EventLog, clock: Clock, state: _State) -> None:
+    def __init__(self, spec: JobSpec, directory: JobDirectory, events: EventLog, clock: Clock, state: _State) -> None:
+        self.spec = spec
         self.directory = directory
         self.events = events
         self.clock = clock
@@ -138,9 +143,8 @@ class _Job:
 
     def run(self) -> tuple[Outcome, str, str]:
         """Return outcome, reason and message."""
-        self.begin("start", "reading the specification")
-        spec = self.spec()
-        shutil.rmtree(self.directory.artifact, ignore_errors=True)
+        spec = self.spec
+        _remove(self.directory.artifact)
         raw = self.load(spec)
         table = self.checked(spec, raw)
         trained = self.train(spec, table)
@@ -172,16 +176,6 @@ class _Job:
         """Report progress within a stage: `share` 0..1 of the way to the next one."""
         fraction = STAGES[stage] + share * (STAGES[until] - STAGES[stage])
         self.events.append(stage, fraction, message, metrics)
-
-    def spec(self) -> JobSpec:
-        """Return the checked specification."""
-        try:
-            return read_spec(self.directory.read_spec())
-        except InvalidArgument as error:
-            issues = [Issue("spec", Severity.ERROR, item.field, item.description) for item in error.violations]
-            raise TrainingFailed(Reason.SPEC_INVALID, error.message, issues) from error
-        except (OSError, ValueError) as error:
-            raise TrainingFailed(Reason.SPEC_INVALID, f"spec.json cannot be read: {error}") from error
 
     def load(self, spec: JobSpec) -> Any:
         """Return the joined rows of all sources."""

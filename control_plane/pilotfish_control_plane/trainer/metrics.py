@@ -88,8 +88,9 @@ def _probabilistic(
     y: npt.NDArray[Any], probabilities: npt.NDArray[np.float64], known: list[int], averaging: str
 ) -> Metrics:
     columns = np.argsort(known)
-    ordered = probabilities[:, columns]
-    ordered = ordered / ordered.sum(axis=1, keepdims=True)
+    # Sums in float32 give 1.0000001 now and then, and a champion may come from anywhere.
+    ordered = np.clip(probabilities[:, columns], 0.0, 1.0)
+    ordered = ordered / np.maximum(ordered.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
     area: float | None = None
     if len(set(y.tolist())) >= 2:
         if len(known) == 2:

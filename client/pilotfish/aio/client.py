@@ -1,0 +1,94 @@
+"""The client: one handle per area, over one channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pilotfish.aio.automation import Lifecycle
+from pilotfish.aio.calls import Calls
+from pilotfish.aio.delivery import Deployments, Endpoints
+from pilotfish.aio.endpoint import Endpoint
+from pilotfish.aio.monitoring import Monitoring
+from pilotfish.aio.operations import Access, Events, Fleet
+from pilotfish.aio.registry import Models
+from pilotfish.aio.training import Experiments, Features, Pipelines
+from pilotfish.connection import find_connection
+
+__all__ = ["AsyncClient"]
+
+
+class AsyncClient:
+    """pilotfish from Python.
+
+        async with AsyncClient() as client:
+            version = await client.models.register("model.onnx", model="fraud")
+            await client.deployments.deploy("fraud@1", stage="staging")
+            answer = await client.endpoint("fraud").predict(rows)
+
+    Args:
+        address: host:port of the control plane; None: PILOTFISH_ADDRESS, then what `pilotfish up` started here.
+        token: bearer token; None: PILOTFISH_TOKEN, then the token file that `pilotfish up` wrote.
+        home: PILOTFISH_HOME of a control plane on this machine.
+        project: project of everything that is named without one.
+        timeout_s: seconds for each call that sets none.
+
+    Errors are the exceptions of `pilotfish.errors`; grpc's never reach the caller.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        token: str | None = None,
+        *,
+        home: str | Path | None = None,
+        project: str = "default",
+        timeout_s: float = 30.0,
+    ) -> None:
+        """Find the control plane; nothing is opened before the first call."""
+        self.connection = find_connection(address, token, home=home)
+        self.project = project
+        self._home = home
+        self._calls = Calls(self.connection, timeout_s=timeout_s)
+        self._endpoints: dict[str, Endpoint] = {}
+        self.models = Models(self._calls, project)
+        self.endpoints = Endpoints(self._calls, project)
+        self.deployments = Deployments(self._calls, project)
+        self.pipelines = Pipelines(self._calls, project)
+        self.features = Features(self._calls, project)
+        self.experiments = Experiments(self._calls, project)
+        self.monitoring = Monitoring(self._calls, project)
+        self.lifecycle = Lifecycle(self._calls, project)
+        self.access = Access(self._calls, project)
+        self.events = Events(self._calls, project)
+        self.fleet = Fleet(self._calls, project)
+
+    def endpoint(self, name: str, *, stage: str = "", version: int = 0) -> Endpoint:
+        """Return a handle that predicts at an endpoint through the gateway.
+
+        Args:
+            name: the endpoint's id.
+            stage: past the weights, to the deployment of a stage: how staging gets its trial traffic.
+            version: past the weights, to the deployment of a version.
+        """
+        key = f"{name}/{stage}/{version}"
+        if key not in self._endpoints:
+            self._endpoints[key] = Endpoint(self._calls, name, self.endpoints, self.monitoring, stage, version)
+        return self._endpoints[key]
+
+    async def close(self) -> None:
+        """Close every channel."""
+        for endpoint in self._endpoints.values():
+            await endpoint.close()
+        await self._calls.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        await self.close()

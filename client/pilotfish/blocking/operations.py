@@ -1,0 +1,107 @@
+"""Access, events, and the fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pilotfish.blocking.calls import Calls
+from pilotfish.messages import build
+from pilotfish.v1 import access_service_pb2 as acc
+from pilotfish.v1 import access_service_pb2_grpc as acc_grpc
+from pilotfish.v1 import event_service_pb2, event_service_pb2_grpc, fleet_service_pb2, fleet_service_pb2_grpc
+
+__all__ = ["Access", "Events", "Fleet"]
+
+ACCESS = acc_grpc.AccessServiceStub
+
+
+class Access:
+    """Tokens and the audit trail."""
+
+    def __init__(self, calls: Calls, project: str) -> None:
+        """Use `client.access`."""
+        self._calls = calls
+        self._project = project
+
+    def whoami(self) -> acc.WhoAmIResponse:
+        """Tell who the caller is."""
+        answer: acc.WhoAmIResponse = self._calls.unary(ACCESS, "WhoAmI", acc.WhoAmIRequest())
+        return answer
+
+    def create_token(self, name: str, role: str, *, lifetime_s: float = 0.0) -> str:
+        """Make a token and return its text, which is shown this once."""
+        request = build(acc.CreateTokenRequest, {"name": name, "role": role, "lifetime_s": lifetime_s})
+        answer: acc.CreateTokenResponse = self._calls.unary(ACCESS, "CreateToken", request)
+        return answer.secret
+
+    def tokens(self) -> list[acc.Token]:
+        """Return every token, without its text."""
+        answer: acc.ListTokensResponse = self._calls.unary(ACCESS, "ListTokens", acc.ListTokensRequest())
+        return list(answer.tokens)
+
+    def revoke_token(self, name: str) -> acc.Token:
+        """Revoke a token."""
+        answer: acc.RevokeTokenResponse = self._calls.unary(
+            ACCESS, "RevokeToken", acc.RevokeTokenRequest(name=name)
+        )
+        return answer.token
+
+    def audit(self, *, filter: str = "", limit: int = 100) -> list[acc.AuditEntry]:
+        """Return the audit trail, newest first."""
+        request = acc.ListAuditEntriesRequest(filter=filter, page_size=limit)
+        answer: acc.ListAuditEntriesResponse = self._calls.unary(ACCESS, "ListAuditEntries", request)
+        return list(answer.entries)
+
+    def verify_audit(self) -> acc.VerifyAuditResponse:
+        """Check the seals of the audit trail."""
+        answer: acc.VerifyAuditResponse = self._calls.unary(ACCESS, "VerifyAudit", acc.VerifyAuditRequest())
+        return answer
+
+
+class Events:
+    """What happens, as it happens."""
+
+    def __init__(self, calls: Calls, project: str) -> None:
+        """Use `client.events`."""
+        self._calls = calls
+        self._project = project
+
+    def watch(
+        self,
+        kinds: Sequence[str] = (),
+        *,
+        subject_prefix: str = "",
+        resume_token: str = "",
+        timeout_s: float | None = None,
+    ) -> Iterator[event_service_pb2.WatchResponse]:
+        """Yield events as they are committed.
+
+        Args:
+            kinds: kinds, or prefixes that end in "."; empty: all.
+            subject_prefix: prefix of the subject's resource name.
+            resume_token: where to go on; "": from now on, "0": from the beginning.
+            timeout_s: seconds after which the stream ends.
+        """
+        request = event_service_pb2.WatchRequest(
+            project=self._project, kinds=kinds, subject_prefix=subject_prefix, resume_token=resume_token
+        )
+        stub = event_service_pb2_grpc.EventServiceStub
+        for answer in self._calls.stream(stub, "Watch", request, timeout_s=timeout_s):
+            yield answer
+
+
+class Fleet:
+    """Sidecars and nodes."""
+
+    def __init__(self, calls: Calls, project: str) -> None:
+        """Use `client.fleet`."""
+        self._calls = calls
+        self._project = project
+
+    def members(self) -> list[fleet_service_pb2.Member]:
+        """Return every sidecar and node."""
+        stub = fleet_service_pb2_grpc.FleetServiceStub
+        answer: fleet_service_pb2.ListMembersResponse = self._calls.unary(
+            stub, "ListMembers", fleet_service_pb2.ListMembersRequest()
+        )
+        return list(answer.members)
