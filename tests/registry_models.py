@@ -69,8 +69,9 @@ def signature() -> dict[str, Any]:
 def profile_json() -> str:
     """Return the canonical JSON of a profile of four rows of one feature, written by hand."""
     feature = {
-        "name": "age", "group": "input", "kind": "numeric", "dtype": "float64", "edges": [2.0], "atoms": [], "levels": [],
-        "counts": [1, 3], "missing": 0, "rows": 4, "mean": 2.5, "sd": 1.118, "min": 1.0, "max": 4.0, "rare": [], "novel": 0,
+        "name": "age", "group": "input", "kind": "numeric", "dtype": "float64", "edges": [2.0], "atoms": [],
+        "levels": [], "counts": [1, 3], "missing": 0, "rows": 4, "mean": 2.5, "sd": 1.118, "min": 1.0, "max": 4.0,
+        "rare": [], "novel": 0,
     }  # fmt: skip
     document = {"version": 1, "rows": 4, "learned": False, "features": [feature]}
     return json.dumps(document, sort_keys=True, separators=(",", ":"))

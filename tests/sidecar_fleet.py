@@ -73,7 +73,7 @@ def sidecar_config(
 Key = tuple[int, str]
 
 
-@dataclass
+@dataclass(repr=False)
 class FakeFleet(fleet_grpc.FleetServiceServicer):
     """What a control plane stores and says; `problems` must stay empty."""
 

@@ -137,25 +137,37 @@ def _scalar(field: Any, item: Any, where: str) -> Any:
     return item
 
 
-def plain(message: Message) -> dict[str, Any]:
-    """Return a message as JSON in the contract's names, enums as words, unset fields left out."""
-    return {field.name: _plain_field(field, value) for field, value in message.ListFields()}
+def plain(message: Message, *, complete: bool = False) -> dict[str, Any]:
+    """Return a message as JSON in the contract's names, enums as words.
+
+    Args:
+        message: any message.
+        complete: name fields that stand at their default as well: 0, "", [], {}; messages and optional fields that
+            are unset are left out either way.
+    """
+    if not complete:
+        return {field.name: _plain_field(field, value, complete) for field, value in message.ListFields()}
+    found = {}
+    for field in message.DESCRIPTOR.fields:
+        if not field.has_presence or message.HasField(field.name):
+            found[field.name] = _plain_field(field, getattr(message, field.name), complete)
+    return found
 
 
-def _plain_field(field: Any, value: Any) -> Any:
+def _plain_field(field: Any, value: Any, complete: bool) -> Any:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         inner = field.message_type.fields_by_name["value"]
-        return {k: _plain_one(inner, v) for k, v in value.items()}
+        return {k: _plain_one(inner, v, complete) for k, v in value.items()}
     if field.is_repeated:
-        return [_plain_one(field, v) for v in value]
-    return _plain_one(field, value)
+        return [_plain_one(field, v, complete) for v in value]
+    return _plain_one(field, value, complete)
 
 
-def _plain_one(field: Any, value: Any) -> Any:
+def _plain_one(field: Any, value: Any, complete: bool) -> Any:
     if field.enum_type is not None:
         return enum_text(field.enum_type, value)
     if field.message_type is None:
         return value.hex() if isinstance(value, bytes) else value
     if field.message_type.full_name in ("google.protobuf.Timestamp", "google.protobuf.Struct"):
         return json_format.MessageToDict(value)
-    return plain(value)
+    return plain(value, complete=complete)

@@ -17,7 +17,6 @@ import os
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from typing import IO
 
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -25,7 +24,7 @@ from pilotfish.errors import FailedPrecondition
 from pilotfish_control_plane.access.authentication import Authenticator, OpenAuthenticator, TokenAuthenticator
 from pilotfish_control_plane.access.bootstrap import bootstrap, secret_file, token_for_node
 from pilotfish_control_plane.clock import Clock, SystemClock
-from pilotfish_control_plane.core import Core, Installed, Paths, Reconciler
+from pilotfish_control_plane.core import ActionHandler, Core, Installed, Paths, Reconciler
 from pilotfish_control_plane.grpc_server.context import Mutations
 from pilotfish_control_plane.grpc_server.interceptors import CallInterceptor
 from pilotfish_control_plane.grpc_server.metrics import CallMetrics
@@ -38,12 +37,15 @@ from pilotfish_control_plane.reconcile.loop import ReconcileLoop
 from pilotfish_control_plane.reconcile.metrics import LoopMetrics
 from pilotfish_control_plane.reconcile.outbox import Outbox
 from pilotfish_control_plane.settings import Settings
+from pilotfish_control_plane.storage import leases
 from pilotfish_control_plane.storage.database import Database
 from pilotfish_control_plane.wakes import Wakes
 
 __all__ = ["AREAS", "Area", "ControlPlane", "install_areas"]
 
 log = logging.getLogger(__name__)
+
+LOCAL_STORE = "local-prediction-store"
 
 Area = str | Callable[[Core], Installed]
 """The name of a module `grpc_server/<area>.py`, or an install function itself."""
@@ -85,6 +87,15 @@ def install_areas(core: Core, areas: Sequence[Area]) -> list[Installed]:
     return installed
 
 
+def _handlers(installed: Sequence[Installed]) -> dict[str, ActionHandler]:
+    handlers: dict[str, ActionHandler] = {}
+    for area in installed:
+        if doubled := handlers.keys() & area.executors.keys():
+            raise ValueError(f"two areas perform actions of the kind {', '.join(sorted(doubled))}")
+        handlers |= area.executors
+    return handlers
+
+
 class ControlPlane:
     """One control plane; `start`, then `stop`, once each."""
 
@@ -98,10 +109,11 @@ class ControlPlane:
         self.paths = Paths(settings.home)
         self._areas = areas
         self._clock = clock or SystemClock()
-        self._home_lock: IO[str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._installed: list[Installed] = []
         self._ready = False
+        self._holder = ""
+        self._local_store: Leadership | None = None
         # What has been started, to be ended in the opposite order.
         self._ending = contextlib.AsyncExitStack()
 
@@ -109,7 +121,7 @@ class ControlPlane:
         """Lock the home, open the store, install the areas, serve.
 
         Raises:
-            FailedPrecondition: the home is in use, or a port is taken.
+            FailedPrecondition: the home, a port or a local store is in use.
             Unavailable: the store does not answer.
         """
         try:
@@ -158,10 +170,25 @@ class ControlPlane:
             writers=settings.database_writers,
         )
         self._ending.push_async_callback(asyncio.to_thread, db.close)
+        self._holder = f"{instance}/{secrets.token_hex(4)}"
+        if settings.prediction_store == "local":
+            await self._claim_local_store(db)
         await db.write(lambda tx: bootstrap(tx, instance, token, node_token))
         queued = Gauge("pilotfish_store_queued_writes", "Writes that wait for the writer", registry=metrics)
         queued.set_function(lambda: db.queued_writes)
         return Core(db, settings, self._clock, Mutations(db), wakes, self.paths, metrics)
+
+    async def _claim_local_store(self, db: Database) -> None:
+        """Refuse a database that another control plane uses while the predictions lie in one home."""
+        ttl_s = self.settings.lease_s
+        claim = await db.write(lambda tx: leases.acquire(tx.conn, LOCAL_STORE, self._holder, tx.now, ttl_s))
+        if claim is None:
+            raise FailedPrecondition(
+                "another control plane uses this database, and the prediction_store is local: stop the other, or set "
+                f"prediction_store to shared on both (after a crash of the other, wait {ttl_s:.0f} s)",
+                reason="LOCAL_STORE_IN_USE",
+            )
+        self._local_store = Leadership(db, self._holder, ttl_s=ttl_s, name=LOCAL_STORE)
 
     async def _serve(self) -> None:
         core, settings = self.core, self.settings
@@ -186,8 +213,7 @@ class ControlPlane:
 
     def _start_loops(self, streams: OpenStreams) -> None:
         core, settings = self.core, self.settings
-        instance = self._instance()
-        leadership = Leadership(core.db, f"{instance}/{secrets.token_hex(4)}", ttl_s=settings.lease_s)
+        leadership = Leadership(core.db, self._holder, ttl_s=settings.lease_s)
         metrics = LoopMetrics(core.metrics)
         sealer = AuditSealer(secret_file(self.paths.audit_key).encode())
         reconcilers: list[Reconciler] = [
@@ -195,10 +221,12 @@ class ControlPlane:
             AnswerRetention(),
             *(r for area in self._installed for r in area.reconcilers),
         ]
-        handlers = {kind: handler for area in self._installed for kind, handler in area.executors.items()}
+        handlers = _handlers(self._installed)
         loop = ReconcileLoop(core.db, reconcilers, leadership, metrics, sweep_s=settings.sweep_s)
         outbox = Outbox(core.db, handlers, leadership, metrics, random.Random(), sweep_s=settings.sweep_s)
         self._ending.push_async_callback(self._end_loops)
+        if self._local_store is not None:
+            self._keep("local-store", self._local_store.run)
         self._keep("leadership", leadership.run)
         self._keep("reconcilers", loop.run)
         self._keep("outbox", outbox.run)

@@ -81,7 +81,11 @@ class Paths:
 
 
 class Reconciler(Protocol):
-    """Moves actual state towards desired state; run by the leader only."""
+    """Moves actual state towards desired state; run by the leader only.
+
+    Optional attributes: `debounce_s`, how long wakes are gathered before it runs (default 5 ms); `sweep_s`, the
+    longest time between two runs (default: the setting).
+    """
 
     @property
     def name(self) -> str:

@@ -231,6 +231,12 @@ def _endpoint_routes(endpoint: EndpointRoute, matches: list[Json]) -> list[Json]
                 found += _named_routes(endpoint, deployment, match, protocol)
             if endpoint.weights:
                 found.append(_route(match, protocol, [], _weighted(endpoint, protocol)))
+            else:
+                text = f"endpoint {endpoint.endpoint} has no live deployment; name one with the header pilotfish-stage\n"
+                refused = _route(match, protocol, [], {})
+                refused["direct_response"] = {"status": 503, "body": {"inline_string": text}}
+                del refused["route"]
+                found.append(refused)
     return found
 
 

@@ -21,6 +21,7 @@ from pilotfish.v1 import fleet_service_pb2 as fleet
 from pilotfish.v1 import sidecar_service_pb2 as pb
 from pilotfish_sidecar.clock import Clock, SystemClock
 from pilotfish_sidecar.config import Binding
+from pilotfish_sidecar.ending import end_tasks
 from pilotfish_sidecar.intake import Intake
 from pilotfish_sidecar.log_api import LogServer, SidecarServicer
 from pilotfish_sidecar.rows import Who
@@ -139,9 +140,7 @@ class Agent:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.uplink.flushed(), _FLUSH_S)
         tasks = [*self._tasks, *([self._converting] if self._converting is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         if self.uplink is not None:
             await self.uplink.close()
         self._mark()

@@ -20,6 +20,8 @@ __all__ = ["main"]
 
 log = logging.getLogger(__name__)
 
+_LEAST_SPOOL_MIB = 16
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pilotfish-sidecar", description="The sidecar beside a model server.")
@@ -82,7 +84,10 @@ def _settings(args: argparse.Namespace) -> AgentSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sidecar and return its exit code: 0 after a clean stop, 2 when it cannot start."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.spool_max_mib < _LEAST_SPOOL_MIB:
+        parser.error(f"--spool-max-mib is {args.spool_max_mib:g}, a spool needs at least {_LEAST_SPOOL_MIB}")
     level = getattr(logging, args.log_level.upper())
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Windows are small: threads of a BLAS cost memory and start-up and bring nothing. Before numpy is imported.

@@ -22,6 +22,7 @@ from pilotfish.wire_errors import from_rpc_error
 from pilotfish_sidecar.backoff import Backoff
 from pilotfish_sidecar.capture import MAX_BATCH_ROWS
 from pilotfish_sidecar.cursors import Cursor
+from pilotfish_sidecar.ending import end_tasks
 from pilotfish_sidecar.frames import Kind, Record
 from pilotfish_sidecar.rows import RowBatch, join_batches, read_batch, to_message
 from pilotfish_sidecar.spool import Spool, StreamKey
@@ -120,11 +121,9 @@ class Publisher:
             await asyncio.wait([receiver], timeout=1.0)
             await (receiver if receiver.done() else sender)
         finally:
-            sender.cancel()
-            receiver.cancel()
             # A call that is dropped without this is never collected, and its handler runs on.
             call.cancel()
-            await asyncio.gather(sender, receiver, return_exceptions=True)
+            await end_tasks([sender, receiver])
 
     async def _receive(self, call: Any, backoff: Backoff) -> None:
         loop = asyncio.get_running_loop()
@@ -140,7 +139,7 @@ class Publisher:
                         raise TimeoutError
                 answer = reading.result()
             finally:
-                reading.cancel()
+                await end_tasks([reading])
             if answer is grpc.aio.EOF:
                 return
             heard_s = loop.time()

@@ -217,6 +217,7 @@ class Spool:
         """
         while True:
             data, firsts = self._encode(group)
+            self._check_size(len(data))
             self._make_room(len(data), refuse=refuse_when_full)
             if self._segments[-1].size >= max(self.limits.roll_bytes, 2 * self._fresh_bytes):
                 self._roll()
@@ -228,6 +229,14 @@ class Spool:
         for draft, first in zip(group, firsts, strict=True):
             self._note(draft, first)
         return firsts
+
+    def _check_size(self, size: int) -> None:
+        # Dropping everything else would not make room for it.
+        if size > self.limits.max_bytes - 2 * self._fresh_bytes:
+            raise ResourceExhausted(
+                f"records of {size} bytes do not fit a spool of {self.limits.max_bytes}: give it more room",
+                reason="GROUP_TOO_LARGE",
+            )
 
     def _encode(self, group: Sequence[Draft]) -> tuple[bytes, list[int]]:
         heads, firsts, parts = dict(self._heads), [], []
@@ -262,7 +271,7 @@ class Spool:
             if error.errno not in _DISK_FULL:
                 raise
             if error.errno == errno.EFBIG and segment.size > self._fresh_bytes:
-                self._roll()  # a limit of the file's size: dropping other files would not help
+                self._roll()
             elif error.errno == errno.EFBIG or not self._drop_oldest("disk_full", only_acknowledged=refuse):
                 raise _full(f"no space for {len(data)} bytes in {self.directory}") from error
             return False
@@ -302,7 +311,8 @@ class Spool:
                     segment.delete()
                 if error.errno not in _DISK_FULL:
                     raise
-                if not self._drop_oldest("disk_full", keep=1):
+                # A limit of the file's size: dropping other files would not help.
+                if error.errno == errno.EFBIG or not self._drop_oldest("disk_full"):
                     raise _full(f"no space for a segment in {self.directory}") from error
 
     async def sync(self) -> None:

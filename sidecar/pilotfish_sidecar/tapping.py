@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from pilotfish.errors import ResourceExhausted
 from pilotfish.v1 import monitoring_pb2 as monitoring
 from pilotfish_sidecar.accounts import Totals
 from pilotfish_sidecar.capture import Captured, find_binding, read_calls
@@ -55,12 +56,30 @@ class TapIntake:
         known = self._intake.accounts.tap_marks.get(tap, 0)
         fresh = [record for record in records if record.seq >= known]
         for part in _parts(fresh):
-            mark = {"tap": (tap, part[-1].seq + 1)}
-            if self._intake.bindings:
-                self._intake.store_captured(self._read(part), mark)
-            else:
-                self._intake.store_raw(_encode_raw(part), len(part), mark)
+            self._store(part, tap)
         await self._intake.spool.sync()
+
+    def _store(self, records: list[TapRecord], tap: str) -> None:
+        mark = {"tap": (tap, records[-1].seq + 1)}
+        try:
+            if self._intake.bindings:
+                self._intake.store_captured(self._read(records), mark)
+            else:
+                self._intake.store_raw(_encode_raw(records), len(records), mark)
+        except ResourceExhausted as error:
+            if error.reason != "GROUP_TOO_LARGE":
+                raise
+            if len(records) > 1:
+                half = len(records) // 2
+                self._store(records[:half], tap)
+                self._store(records[half:], tap)
+            else:
+                self._intake.store_captured(self._unreadable("row_too_large"), mark)
+
+    def _unreadable(self, reason: str) -> Captured:
+        captured = Captured()
+        captured.miss(self._intake.fallback.who.replica, reason)
+        return captured
 
     def _read(self, records: list[TapRecord]) -> Captured:
         """Return the rows of calls; one that breaks the reading is counted and left out.
@@ -72,9 +91,7 @@ class TapIntake:
         except Exception:
             if len(records) == 1:
                 log.exception("a call cannot be read")
-                captured = Captured()
-                captured.miss(self._intake.fallback.who.replica, "internal_error")
-                return captured
+                return self._unreadable("internal_error")
             captured = Captured()
             for record in records:
                 captured.merge(self._read([record]))

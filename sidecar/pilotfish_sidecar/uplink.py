@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import socket
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from pilotfish.v1 import fleet_service_pb2_grpc as fleet_grpc
 from pilotfish.wire_errors import from_rpc_error
 from pilotfish_sidecar.backoff import Backoff
 from pilotfish_sidecar.clock import Clock
+from pilotfish_sidecar.ending import end_tasks
 from pilotfish_sidecar.frames import Kind
 from pilotfish_sidecar.intake import Intake
 from pilotfish_sidecar.publish import Publisher
@@ -38,6 +40,7 @@ PROGRAM_VERSION: Final = "0.1.0"
 _WELCOME_S: Final = 10.0
 _STATE_S: Final = 1.0
 _FLUSH_S: Final = 60.0
+_KEPT_RESULTS: Final = 64
 _KIND_OF: Final = {kind.stream: kind for kind in Kind if kind.stream}
 _OPTIONS: Final = (
     # With the ping timeout a frozen peer is noticed in seconds; keepalive alone takes a minute.
@@ -135,6 +138,7 @@ class Uplink:
         self._generation = 0
         self._flushes: dict[str, asyncio.Task[None]] = {}
         self._results: list[fleet.CommandResult] = []
+        self._done: OrderedDict[str, fleet.CommandResult] = OrderedDict()
         self.connected = False
         self.epoch = 0
         self.publisher = Publisher(self._stub, intake.spool, rng)
@@ -160,8 +164,7 @@ class Uplink:
 
     async def close(self) -> None:
         """Close the channel."""
-        for task in self._flushes.values():
-            task.cancel()
+        await end_tasks(list(self._flushes.values()))
         await self._channel.close()
 
     async def _session(self, backoff: Backoff) -> float:
@@ -189,10 +192,8 @@ class Uplink:
             ended = tasks[0] if tasks[0].done() else next(iter(done))
             return float(await ended or 0.0)
         finally:
-            for task in tasks:
-                task.cancel()
             call.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(tasks)
 
     def _hello(self) -> fleet.Hello:
         spool = self._intake.spool
@@ -270,6 +271,9 @@ class Uplink:
             for result in list(self._results):
                 await self._write(call, command_result=result)
                 self._results.remove(result)
+                self._done[result.id] = result
+                while len(self._done) > _KEPT_RESULTS:
+                    self._done.popitem(last=False)
             await asyncio.sleep(_STATE_S)
 
     async def _configure(self, call: Any, config: fleet.MemberConfig) -> None:
@@ -289,6 +293,10 @@ class Uplink:
 
     async def _begin_command(self, call: Any, command: fleet.Command) -> None:
         if command.id in self._flushes or any(result.id == command.id for result in self._results):
+            return
+        if command.id in self._done:
+            # Told twice because our result was lost: what was done is not done again.
+            self._results.append(self._done[command.id])
             return
         error = ""
         if command.generation < self._generation:

@@ -131,7 +131,7 @@ class Fleet(fleet_service_pb2_grpc.FleetServiceServicer):
     def __init__(self, area: Area) -> None:
         self.area = area
 
-    async def Connect(self, request_iterator: Any, context: Any) -> Any:
+    async def converse(self, request_iterator: Any, context: Any) -> None:
         while (await context.read()) is not grpc.aio.EOF:
             await context.write(fleet_service_pb2.ConnectResponse())
 

@@ -20,6 +20,7 @@ import pytest
 from pilotfish.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from pilotfish_control_plane.artifacts.model import ArtifactFile
 from pilotfish_control_plane.clock import FakeClock
+from pilotfish_control_plane.core import Reconciler
 from pilotfish_control_plane.deployments.commands import DeployCommand, PromoteCommand, RolloutControl
 from pilotfish_control_plane.deployments.configuration import DeploymentConfig, HealthCheck, RollbackSettings, Scaling
 from pilotfish_control_plane.deployments.model import (
@@ -50,11 +51,12 @@ from pilotfish_control_plane.storage import fleet as fleet_rows
 from pilotfish_control_plane.storage import rollouts as rollout_rows
 from pilotfish_control_plane.storage.database import Database
 from pilotfish_control_plane.storage.events import head, tail
+from pilotfish_control_plane.storage.paging import PageRequest
 from pilotfish_control_plane.storage.transaction import Tx
 
 MODEL = "fraud"
 VERSIONS = 6
-STEPS = int(os.environ.get("PILOTFISH_SIMULATION_STEPS", "250"))
+STEPS = int(os.environ.get("PILOTFISH_SIMULATION_STEPS", "160"))
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class World:
                 lambda: self.registry, lambda: self.monitoring, lambda: experiments, lambda p: f"{p}{next(ids)}"
             )
         )
-        self.reconcilers = [DeploymentReconciler(self.service), RolloutReconciler(self.service)]
+        self.reconcilers: list[Reconciler] = [DeploymentReconciler(self.service), RolloutReconciler(self.service)]
         self.node = SimulatedNode()
         self.seen_states: dict[str, Any] = {}
         self.decisions: dict[str, Any] = {}
@@ -142,13 +144,14 @@ class World:
         self.log: list[str] = []
         self.refused = 0
         self.done = 0
+        self.may_die = True
 
     # Doing things
 
     def do(self, what: str, fn: Any) -> Any:
         """Run `fn` in one transaction, which sometimes dies at its very end; then check everything."""
         before = dict(self.registry.status)
-        dies = self.random.random() < 0.05
+        dies = self.may_die and self.random.random() < 0.05
 
         class Death(Exception):
             pass
@@ -374,7 +377,9 @@ class World:
         unfinished = [r for r in rollout_rows.open_rollouts(tx.conn) if r.endpoint == endpoint.id]
         assert [r.id for r in unfinished] == ([endpoint.open_rollout] if endpoint.open_rollout else [])
         production = slots.get(Stage.PRODUCTION)
-        if production is not None and production.state.serves:
+        # A first one that comes by steps is under judgement, and nobody stands behind it.
+        judged = production is not None and production.rollout == endpoint.open_rollout
+        if production is not None and production.state.serves and not judged:
             self.had_production.add(endpoint.id)
         if endpoint.id in self.had_production and endpoint.id not in self.forced:
             assert weights, f"{endpoint.id} once had production and now nobody answers"
@@ -408,7 +413,7 @@ class World:
                 if old is not None:
                     assert _reachable(transitions.DEPLOYMENT, old, deployment.state), (old, deployment.state)
                 self.seen_states[deployment.id] = deployment.state
-        page = rollout_rows.list_rollouts(tx.conn, "default", "", rows.PageRequest(page_size=1000))
+        page = rollout_rows.list_rollouts(tx.conn, "default", "", PageRequest(page_size=1000))
         for rollout in page.items:
             old = self.seen_states.get(rollout.id)
             if old is not None:
@@ -445,6 +450,7 @@ def run_history(world: World, steps: int) -> None:
 
 def calm_down(world: World) -> None:
     """Let everything go well for a while, with a person who resumes what is paused."""
+    world.may_die = False
     world.node_link(LinkState.CONNECTED)
 
     def resume(tx: Tx) -> None:
@@ -465,13 +471,13 @@ def test_no_history_breaks_a_promise_and_every_one_calms_down(
     database: Database, clock: FakeClock, engine_name: str
 ) -> None:
     seed = int(os.environ.get("PILOTFISH_SEED", random.randrange(2**32)))
-    print(f"seed {seed}")
+    print(f"seed {seed}")  # noqa: T201  # shown when the test fails
     world = World(database, clock, seed)
     try:
         run_history(world, STEPS if engine_name == "sqlite" else STEPS // 4)
         calm_down(world)
     except BaseException:
-        print("\n".join([*world.log[-40:], *world.events()]))
+        print("\n".join([*world.log[-40:], *world.events()]))  # noqa: T201  # shown when the test fails
         raise
     assert world.done > 100
     standing = database.read_sync(lambda tx: world.service.live_everywhere(tx))

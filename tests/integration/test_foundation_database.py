@@ -215,6 +215,7 @@ async def test_a_write_cancelled_in_the_queue_never_runs(database: Database) -> 
     queued = asyncio.ensure_future(database.write(emit("never")))
     await asyncio.sleep(0.05)
     queued.cancel()
+    await asyncio.sleep(0.05)
     hold.set()
     await asyncio.gather(*blocking)
     await database.write(emit("last"))

@@ -122,9 +122,9 @@ async def test_a_refused_version_names_every_problem_and_leaves_nothing(plane: A
         ("model.pkl", "PICKLE"),
         ("notes.txt", "UNKNOWN_FILE"),
     }
-    assert isinstance(
-        await error_of(client.registry.GetModel(pb.GetModelRequest(name="refused"))), NotFound
-    ), "a refusal must not create the model"
+    assert isinstance(await error_of(client.registry.GetModel(pb.GetModelRequest(name="refused"))), NotFound), (
+        "a refusal must not create the model"
+    )
     listed = await client.registry.ListVersions(pb.ListVersionsRequest())
     assert not listed.versions
     assert not list((plane.home / "artifacts" / "models").iterdir()), "a refusal must leave no file in the store"
@@ -188,7 +188,9 @@ async def test_sixteen_clients_at_once_leave_no_gap_and_no_duplicate(plane: Any,
     made = await asyncio.gather(*(register(upload) for upload in uploads))
     assert sorted(v.number for v in made) == list(range(1, 17))
     assert len({v.id for v in made}) == 16
-    stored = {p.relative_to(plane.home / "artifacts").as_posix() for p in (plane.home / "artifacts").glob("models/*/*/*")}
+    stored = {
+        p.relative_to(plane.home / "artifacts").as_posix() for p in (plane.home / "artifacts").glob("models/*/*/*")
+    }
     assert stored == {v.artifact_path for v in made}
     # Each version holds the bytes that its own client sent, not a neighbour's.
     for upload_seed, version in enumerate(made):
@@ -300,7 +302,9 @@ async def test_lists_are_filtered_by_any_of_the_tags_and_statuses_ordered_and_pa
     assert len(await every(statuses=both)) == 23
     churn = await every(parent="projects/default/models/churn", order_by="number")
     assert churn == [("churn", n) for n in range(1, 13)]
-    assert set(await every(parent="projects/default/models/-", any_tags=["gpu=a100"])) == expect(lambda r: "gpu" in r[2])
+    assert set(await every(parent="projects/default/models/-", any_tags=["gpu=a100"])) == expect(
+        lambda r: "gpu" in r[2]
+    )
     filtered = await every(filter='tags.team = "growth" AND NOT status = "deprecated"')
     assert set(filtered) == expect(lambda r: r[2]["team"] == "growth" and not r[4])
     good = await every(filter="metrics.auc >= 0.4", order_by="metrics.auc desc")
@@ -310,7 +314,9 @@ async def test_lists_are_filtered_by_any_of_the_tags_and_statuses_ordered_and_pa
     known = [value[key] for key in ordered if value[key] is not None]
     assert known == sorted(known, reverse=True) and all(value[key] is None for key in ordered[len(known) :])
     for wrong in ({"filter": "nothing = 1"}, {"order_by": "shoes"}, {"page_token": "xyz"}, {"any_tags": ["a b=c"]}):
-        assert isinstance(await error_of(client.registry.ListVersions(pb.ListVersionsRequest(**wrong))), InvalidArgument)
+        assert isinstance(
+            await error_of(client.registry.ListVersions(pb.ListVersionsRequest(**wrong))), InvalidArgument
+        )
     page = await client.registry.ListVersions(pb.ListVersionsRequest(page_size=4))
     moved = pb.ListVersionsRequest(page_size=4, page_token=page.next_page_token, any_tags=["gpu"])
     assert isinstance(await error_of(client.registry.ListVersions(moved)), InvalidArgument), "a token of another list"
@@ -466,7 +472,9 @@ async def test_a_model_is_changed_under_its_etag(client: Client) -> None:
 
 
 @pytest.mark.ledger("B4")
-async def test_aliases_move_are_unique_in_meaning_and_never_point_at_failed_versions(plane: Any, client: Client) -> None:
+async def test_aliases_move_are_unique_in_meaning_and_never_point_at_failed_versions(
+    plane: Any, client: Client
+) -> None:
     service, db = plane.core.services.get(RegistryService), plane.core.db
     await seed(plane, label="blue")
     await seed(plane, count=2)

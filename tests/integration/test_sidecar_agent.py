@@ -221,6 +221,29 @@ async def test_the_books_of_a_server_that_ended_are_closed_and_stay_in_the_count
     assert agent.books.counts()["r1"] == counts
 
 
+async def test_nothing_is_acknowledged_before_it_is_durable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = await bench.start_agent()
+    await eventually(lambda: bench.fleet.acks)
+    caller = bench.caller()
+    durable, wait = asyncio.Event(), agent.spool.commit.wait_durable
+
+    async def slow(lsn: int) -> None:
+        await durable.wait()
+        await wait(lsn)
+
+    monkeypatch.setattr(agent.spool.commit, "wait_durable", slow)
+    caller.serve(20)
+    async with bench.log_channel() as channel:
+        request = pb.SidecarServiceLogPredictionsRequest(batch=prediction_batch(5))
+        logged = asyncio.ensure_future(pb_grpc.SidecarServiceStub(channel).LogPredictions(request))
+        await asyncio.sleep(0.5)
+        assert (caller.tap._counters.read().captured, logged.done(), bench.fleet.ids()) == (0, False, [])
+        durable.set()
+        assert (await logged).stored == 5
+    await eventually(lambda: caller.tap._counters.read().captured == 20)
+    await eventually(lambda: len(bench.fleet.ids()) == 25)
+
+
 # The link
 
 
@@ -497,9 +520,14 @@ async def test_a_full_spool_refuses_the_log_api_while_captured_calls_go_on(bench
     await eventually(lambda: caller.tap._counters.read().captured == 2000)
     assert agent.spool.size_bytes <= 96 << 10 and agent.spool.dropped["spool_full"] > 0
     await bench.fleet.start()
-    await eventually(lambda: agent.spool.unacknowledged()[0] == 0)
-    waiting = agent.spool.dropped["spool_full_undecoded"]
-    assert len(bench.fleet.ids()) == stored + 2000 - waiting - agent.spool.dropped["spool_full"]
+    dropped = agent.spool.dropped
+    await eventually(
+        lambda: (
+            len(bench.fleet.ids()) == stored + 2000 - dropped["spool_full_undecoded"] - dropped["spool_full"]
+            and not agent.taps.waiting()
+        ),
+        what="every row that was not dropped",
+    )
 
 
 async def test_a_second_agent_on_the_same_spool_is_refused(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -28,24 +29,31 @@ from pilotfish_control_plane.trainer.spec import DatabaseSource
 if TYPE_CHECKING:
     from tests.conftest import DatabaseFactory
 
+pytestmark = pytest.mark.timeout(400)
 PIXELS = [f"pixel_{index}" for index in range(64)]
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 def command(directory: Path) -> list[str]:
     return [sys.executable, "-m", "pilotfish_control_plane.trainer", "--job-dir", str(directory)]
 
 
-def start(directory: Path, document: Any, **options: Any) -> subprocess.Popen[bytes]:
+def start(directory: Path, document: Any) -> subprocess.Popen[bytes]:
     directory.mkdir(exist_ok=True)
     (directory / "spec.json").write_text(json.dumps(document))
-    return subprocess.Popen(command(directory), **options)
+    return subprocess.Popen(command(directory))
 
 
 def run(directory: Path, document: Any) -> dict[str, Any]:
     process = start(directory, document)
     assert process.wait(LIMIT_S) == 0
     return result_of(directory)
+
+
+def cpu_seconds() -> float:
+    """Return the processor time of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def result_of(directory: Path) -> dict[str, Any]:
@@ -70,7 +78,8 @@ def data(tmp_path: Path) -> Path:
     """Return a directory with handwritten digits: pixels in a database, labels in a file, later rows in a log."""
     root = tmp_path / "data"
     root.mkdir()
-    pixels, digit = load_digits(return_X_y=True)
+    loaded: Any = load_digits(return_X_y=True)
+    pixels, digit = loaded
     frame = pd.DataFrame(pixels.astype(int), columns=PIXELS)
     known = digit <= 5
     connection = sqlite3.connect(root / "digits.db")
@@ -151,12 +160,13 @@ def processes() -> Iterator[list[int]]:
 
 
 def test_a_version_and_its_better_successor_are_trained_within_seconds(data: Path, tmp_path: Path) -> None:
-    begin = time.monotonic()
+    before = cpu_seconds()
     first = run(tmp_path / "one", digits(data))
-    seconds = time.monotonic() - begin
+    seconds = cpu_seconds() - before
     assert first["outcome"] == "SUCCEEDED", first["message"]
     assert first["metrics"]["accuracy"] > 0.95
-    assert seconds < 25, f"{seconds:.1f} s; about 5 s on an idle core"
+    # Processor time of the whole process, imports included: other processes on the machine do not count.
+    assert seconds < 10, f"{seconds:.1f} s"
     artifact = tmp_path / "one" / "artifact"
     again = digits(data, log=True, champion_dir=str(artifact), previous_profile=str(artifact / "profile.json"))
     second = run(tmp_path / "two", again)
@@ -179,6 +189,7 @@ def test_a_running_job_shows_its_progress_keeps_its_directory_and_can_be_cancell
     directory = tmp_path / "job"
     process = start(directory, slow(data))
     processes.append(process.pid)
+    wait_for_stage(directory, "start")
     second = subprocess.run(command(directory), capture_output=True, timeout=LIMIT_S)
     assert second.returncode == 3
     assert b"another trainer already works in" in second.stderr

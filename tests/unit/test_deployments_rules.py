@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -50,7 +50,8 @@ from pilotfish_control_plane.deployments.rules.replicas import (
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LINKED = NodeLink(True, NOW)
-D, R, O = DeploymentState, ReplicaState, RolloutState
+D: TypeAlias = DeploymentState
+R: TypeAlias = ReplicaState
 
 
 def a_deployment(**changes: Any) -> Deployment:
@@ -90,7 +91,7 @@ def test_a_forbidden_transition_says_what_is_allowed() -> None:
     with pytest.raises(FailedPrecondition, match=r"STOPPED and cannot become READY; allowed: nothing"):
         transitions.check_deployment("d1", D.STOPPED, D.READY)
     with pytest.raises(FailedPrecondition, match=r"allowed: ABORTING, PROGRESSING"):
-        transitions.check_rollout("r1", O.PAUSED, O.SUCCEEDED)
+        transitions.check_rollout("r1", RolloutState.PAUSED, RolloutState.SUCCEEDED)
 
 
 # Traffic
@@ -113,7 +114,7 @@ def test_who_leaves_gives_its_share_to_the_heir_or_to_the_others_in_proportion()
 
 def test_weights_sum_to_everything_or_nothing_whatever_leaves() -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")
+    print(f"seed {seed}")  # noqa: T201  # shown when the test fails
     generator = random.Random(seed)
     for _ in range(2000):
         names = [f"d{i}" for i in range(generator.randint(1, 7))]

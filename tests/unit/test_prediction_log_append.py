@@ -230,3 +230,12 @@ def test_text_ids_of_any_length_and_script_come_back(log: PredictionLog) -> None
     assert ids(log) == wanted
     with pytest.raises(InvalidArgument, match="512"):
         log.append(SOURCE, len(wanted), len(wanted) + 1, predictions(["a" * 513]))
+
+
+def test_truths_of_a_partly_known_range_are_stored_again_without_harm(log: PredictionLog) -> None:
+    log.append(SOURCE, 0, 1, predictions(["a"]))
+    stream = Source("t", 1, "truths")
+    log.append(stream, 0, 3, truths(["a"], [1.0]))
+    assert log.append(stream, 2, 6, truths(["a", "b"], [1.0, 0.0])) == Appended(6, 2, duplicate=False)
+    assert log.append(stream, 3, 6, truths(["b"], [0.0])).duplicate
+    assert log.labelled("d-1").truths.tolist() == [1.0]

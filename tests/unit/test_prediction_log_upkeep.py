@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_the_thread_goes_on_after_a_failed_roll(
     real = maintenance.write_segment_parts  # type: ignore[attr-defined]  # replaced where it is looked up
     failures = iter([OSError(28, "No space left on device"), ValueError("a bug")])
 
-    def fail_twice(*arguments: object) -> object:
+    def fail_twice(*arguments: Any) -> Any:  # Any: whatever the real one takes and gives
         for error in failures:
             raise error
         return real(*arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 from collections import Counter
@@ -19,8 +20,10 @@ from pilotfish_sidecar.intake import Intake
 from pilotfish_sidecar.outcomes import Call
 from pilotfish_sidecar.rows import INPUT, LIVE, OUTPUT, RowBatch, Who, hash_rows, pack_column
 from pilotfish_sidecar.spool import Spool, SpoolLimits
+from pilotfish_sidecar.tap import Protocol, Role, TapIdentity, TapRecord
+from pilotfish_sidecar.tapping import TapIntake
 
-from tests.sidecar_fleet import FEATURES, reference, sidecar_config
+from tests.sidecar_fleet import FEATURES, METHOD, call_bytes, reference, sidecar_config
 
 WHO = Who("d1", "r1", "fraud", "fraud", 7)
 
@@ -291,6 +294,44 @@ def test_a_window_that_the_time_closed_is_not_closed_again_by_replaying(tmp_path
     assert [report.rows for report in sidecar.windows()] == [150]
     # 40 rows are too few for a verdict: they were carried into the next window.
     assert sidecar.intake.windows["r1"].open_rows == 40
+
+
+@pytest.mark.parametrize("kill_after", [0, 1, 2, 3])
+def test_calls_that_waited_for_a_configuration_are_decoded_once_through_a_kill(tmp_path: Path, kill_after: int) -> None:
+    sidecar = Sidecar(tmp_path, limits=SpoolLimits())
+    records = [
+        TapRecord(
+            b"t" * 16, seq, Protocol.GRPC, Role.LIVE, TapIdentity("d1", "r1"), 0, 1, 900, METHOD, "", (),
+            *call_bytes(f"p{seq}", [[seq, 0, 0]]),
+        )
+        for seq in range(1200)
+    ]  # fmt: skip
+    for start in range(0, 1200, 300):
+        asyncio.run(TapIntake(sidecar.intake).on_batch(records[start : start + 300]))
+    sidecar.kill()
+    sidecar.intake.store_config(sidecar_config(profile=reference()))
+    converted, store = 0, sidecar.intake.store_captured
+
+    def failing(captured: Captured, meta: dict[str, object]) -> None:
+        nonlocal converted
+        if converted == kill_after:
+            raise OSError(5, "killed here")
+        converted += 1
+        store(captured, meta)
+
+    sidecar.intake.store_captured = failing  # type: ignore[method-assign]  # the kill
+    with pytest.raises(OSError):
+        asyncio.run(TapIntake(sidecar.intake).convert_waiting())
+    sidecar.kill()
+    assert TapIntake(sidecar.intake).watermarks() == {b"t" * 16: 1200}
+    asyncio.run(TapIntake(sidecar.intake).on_batch(records[600:]))
+    assert asyncio.run(TapIntake(sidecar.intake).convert_waiting()) == 300 * (4 - kill_after)
+    assert not TapIntake(sidecar.intake).waiting()
+    batches = [monitoring.PredictionBatch.FromString(data) for data in sidecar.reports(Kind.PREDICTIONS)]
+    assert sorted(i for batch in batches for i in batch.prediction_ids) == sorted(f"p{i}" for i in range(1200))
+    sidecar.intake.close_spans()
+    assert sum(report.calls for report in sidecar.outcomes()) == 1200
+    assert [report.rows for report in sidecar.windows()] == [100] * 12
 
 
 def test_a_window_report_that_the_disk_refused_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pilotfish.errors import InvalidArgument
@@ -114,6 +114,13 @@ def test_the_same_label_in_every_dtype_is_one_level(column: object) -> None:
     assert sorted(counts.bins.tolist()) == [0, 1, 1, 1]
 
 
+def test_true_and_one_are_the_same_label() -> None:
+    reference = build_profile({}, {"fraud": np.arange(30) % 3 == 0})
+    assert reference.features[0].levels == ("0", "1")
+    for column in (np.array([True, False]), np.array([1, 0]), [1.0, 0.0], np.array([True, False], dtype=object)):
+        assert count_window(reference, {}, {"fraud": column}).features[0].bins.tolist() == [1, 1, 0]
+
+
 def test_a_lacking_column_is_missing_and_a_lacking_group_is_not_counted() -> None:
     counts = count_window(profile(), {"x": np.zeros(5), "unknown": np.zeros((7, 2))})
     x, zeros, country, label = counts.features
@@ -167,7 +174,7 @@ def test_batches_of_any_size_add_up_to_the_whole(seed: int) -> None:
     assert added.moments == pytest.approx(whole.moments)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 300), min_size=3, max_size=3), st.integers(0, 1000))
 def test_merging_is_associative_and_commutative_and_exact(sizes: list[int], seed: int) -> None:
     reference = profile()
@@ -204,7 +211,7 @@ def test_counts_cannot_be_changed_by_accident() -> None:
         counts.bins[0] = 7
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 3000), st.integers(0, 1000))
 def test_bytes_round_trip_exactly(n: int, seed: int) -> None:
     counts = count_window(profile(), *rows(n, seed))
@@ -252,7 +259,7 @@ def test_every_cut_is_noticed_also_under_a_right_checksum() -> None:
         WindowCounts.from_bytes(resealed(packed[:-4] + b"\x00"))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=60), st.binary(max_size=200), st.integers(0, 200))
 def test_hostile_bytes_under_a_right_checksum_are_refused_or_consistent(junk: bytes, patch: bytes, at: int) -> None:
     packed = count_window(profile(), *rows(50, 0)).to_bytes()[:-4]

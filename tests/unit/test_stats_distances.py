@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from scipy.spatial.distance import jensenshannon
@@ -107,7 +107,7 @@ def test_ks_of_equal_samples_is_nothing() -> None:
     assert (result.statistic, result.p_value) == (0.0, 1.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40),
     st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40),
@@ -117,7 +117,7 @@ def test_wasserstein_agrees_with_scipy(x: list[float], y: list[float]) -> None:
     assert wasserstein_distance(x, y) == pytest.approx(theirs, rel=1e-9, abs=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(counts, st.randoms(use_true_random=False))
 def test_share_distances_agree_with_scipy_and_stay_in_range(reference: list[int], random: object) -> None:
     window = list(reversed(reference))
@@ -129,7 +129,7 @@ def test_share_distances_agree_with_scipy_and_stay_in_range(reference: list[int]
     assert 0.0 <= psi(r, w) < math.inf
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(counts)
 def test_chi_square_agrees_with_scipys_contingency_table(reference: list[int]) -> None:
     window = [1 + c // 3 for c in reversed(reference)]

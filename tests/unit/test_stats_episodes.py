@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pilotfish.stats import EpisodeEvent, EpisodeState, advance
@@ -67,6 +67,7 @@ def test_zero_clean_verdicts_are_refused() -> None:
         advance(EpisodeState(), True, "w", START, clean_to_close=0)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text("Dc", max_size=60), st.integers(1, 4))
 def test_starts_and_ends_alternate_and_count_the_episodes(verdicts: str, close: int) -> None:
     state, events = run(verdicts, clean_to_close=close)

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pilotfish.errors import InvalidArgument
@@ -86,6 +86,12 @@ def test_whole_numbers_need_no_place_between_neighbours() -> None:
     assert feature.atoms == (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
 
 
+def test_a_value_between_neighbouring_atoms_belongs_to_the_nearer() -> None:
+    profile = build_profile({"x": np.repeat(np.arange(6), 50)})
+    counts = count_window(profile, {"x": np.array([0.4, 0.6, 4.6])}).features[0]
+    assert counts.bins.tolist() == [0, 1, 1, 0, 0, 0, 1, 0]
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("distinct", [1, 2, 3, 10, 20, 21, 60])
 @pytest.mark.parametrize("dtype", [np.int64, np.float64, np.float32])
@@ -100,7 +106,7 @@ def test_never_more_than_max_bins_and_no_row_is_lost(seed: int, distinct: int, d
         assert all(a < b for a, b in zip(feature.edges, feature.edges[1:], strict=False))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=80))
 def test_any_floats_make_a_profile_that_counts_its_own_rows_as_it_did(values: list[float]) -> None:
     profile = build_profile({"x": np.array(values)})
@@ -207,14 +213,23 @@ def test_empty_references_and_ragged_columns_are_refused_with_every_reason() -> 
         build_profile({"x": np.array([])})
     with pytest.raises(InvalidArgument, match="max_bins"):
         build_profile({"x": np.ones(3)}, max_bins=2)
+    with pytest.raises(InvalidArgument, match="at least one row"):
+        build_profile({"x": np.ones(3)}, {"y": np.array([])})
     with pytest.raises(InvalidArgument) as caught:
-        build_profile({"a": np.ones(3), "b": np.ones(4), "c": np.ones((3, 2))}, {"d": np.ones(2), "": np.ones(3)})
+        build_profile({"a": np.ones(3), "b": np.ones(4), "c": np.ones((3, 2)), "": np.ones(3)})
     assert [(v.field, v.reason) for v in caught.value.violations] == [
         ("inputs.b", "LENGTHS_DIFFER"),
         ("inputs.c", "NOT_ONE_DIMENSIONAL"),
-        ("outputs.d", "LENGTHS_DIFFER"),
-        ("outputs.''", "BAD_NAME"),
+        ("inputs.''", "BAD_NAME"),
     ]
+
+
+def test_outputs_may_come_from_held_out_rows() -> None:
+    profile = build_profile({"x": np.arange(300.0)}, {"score": np.linspace(0, 1, 80)})
+    assert profile.rows == 300
+    assert [f.rows for f in profile.features] == [300, 80]
+    assert Profile.from_json(profile.to_json()) == profile
+    assert build_profile({}, {"score": np.linspace(0, 1, 80)}).rows == 80
 
 
 def test_a_column_without_any_value_makes_a_profile_that_says_so() -> None:
@@ -316,7 +331,7 @@ def test_what_is_no_profile_is_refused_as_such(text: str) -> None:
         Profile.from_json(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_profile_with_any_field_replaced_by_anything_is_refused_or_whole(data: st.DataObject) -> None:
     document = json.loads(mixed_profile().to_json())

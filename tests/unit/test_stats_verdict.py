@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
@@ -255,6 +255,17 @@ def test_unseen_and_missing_values_are_bins_of_the_named_distances() -> None:
     assert found.score == pytest.approx(0.267286, abs=5e-7)
 
 
+@pytest.mark.parametrize("method", ["psi", "js_distance", "hellinger", "chi_square"])
+def test_values_that_always_were_missing_or_unlisted_are_no_drift_by_name(method: str) -> None:
+    holes = np.where(np.arange(4000) % 4 == 0, np.nan, normals(4000, 1))
+    ids = np.array([f"id{i}" for i in range(4000)])
+    found = judge({"x": holes}, {"x": holes[:1000]}, DriftConfig(method=method))
+    assert not found.drifted
+    found = judge({"id": ids}, {"id": ids[::-1]}, DriftConfig(method=method))
+    # 2000 of the levels are listed, 2000 are not, on both sides.
+    assert found.score == pytest.approx(0.0, abs=1e-9)
+
+
 def test_sums_of_windows_find_what_one_window_cannot() -> None:
     profile = build_profile({"x": normals(100_000, 1)})
     windows = [count_window(profile, {"x": normals(1000, 200 + i, 0.08)}) for i in range(16)]
@@ -276,6 +287,15 @@ def test_a_small_reference_carries_fewer_scales_and_always_one() -> None:
     shifted = count_window(profile, {"x": normals(400, 2, 1.0)})
     assert not verdict(profile, {2: shifted}, config).drifted
     assert verdict(profile, {1: shifted, 2: shifted}, config).scale == 1
+
+
+def test_sums_over_replicas_are_judged_by_what_they_hold() -> None:
+    config = DriftConfig(window_size=200, scales=(1, 2))
+    profile = build_profile({"x": normals(2000, 1)})
+    one, three = (count_window(profile, {"x": normals(400 * n, 2, 1.0)}) for n in (1, 3))
+    clean = count_window(profile, {"x": normals(200, 3)})
+    assert verdict(profile, {1: clean, 2: one}, config).scale == 2
+    assert not verdict(profile, {1: clean, 2: three}, config).drifted
 
 
 def test_rows_that_depend_on_each_other_are_noticed_and_corrected_for() -> None:
@@ -366,7 +386,7 @@ def test_default_thresholds_are_the_documented_ones() -> None:
 cells = st.one_of(st.none(), st.floats(), st.integers(-(10**20), 10**20), st.text(max_size=3), st.booleans())
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(cells, min_size=1, max_size=30),
     st.lists(cells, min_size=1, max_size=30),
@@ -386,7 +406,7 @@ def test_no_column_of_anything_makes_nan_or_an_error(reference: list, window: li
         assert all(math.isfinite(v) for v in numbers)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.floats(), min_size=1, max_size=40),
     st.lists(st.floats(), min_size=1, max_size=40),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pilotfish.errors import InvalidArgument
@@ -50,7 +50,7 @@ def test_a_batch_is_split_exactly_where_windows_end() -> None:
     assert tracker.next_index == 3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 260), max_size=12), st.integers(0, 99))
 def test_windows_do_not_depend_on_how_rows_are_batched(sizes: list[int], seed: int) -> None:
     table = rows(sum(sizes), seed)
@@ -152,7 +152,7 @@ def test_columns_that_the_profile_lacks_may_have_any_shape() -> None:
     assert window.counts == count_window(PROFILE, inputs, outputs)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(1, 170), min_size=1, max_size=10), st.data())
 def test_a_saved_state_goes_on_as_if_nothing_had_happened(sizes: list[int], data: st.DataObject) -> None:
     table = rows(sum(sizes), seed=3)
@@ -209,7 +209,7 @@ def test_damaged_states_are_refused() -> None:
             WindowTracker.from_bytes(body + zlib.crc32(body).to_bytes(4, "little"), PROFILE, CONFIG)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=40), st.integers(0, 60))
 def test_hostile_states_are_refused_or_usable(patch: bytes, at: int) -> None:
     tracker = WindowTracker(PROFILE, CONFIG)

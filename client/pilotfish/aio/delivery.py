@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
 from pilotfish.aio.calls import Calls
-from pilotfish.errors import DeadlineExceeded, FailedPrecondition
+from pilotfish.errors import DeadlineExceeded, FailedPrecondition, Violation
 from pilotfish.messages import build, enum_text
 from pilotfish.v1 import deployment_pb2 as pb
 from pilotfish.v1 import deployment_service_pb2 as svc
@@ -16,6 +16,22 @@ from pilotfish.v1 import deployment_service_pb2_grpc as svc_grpc
 __all__ = ["Deployments", "Endpoints"]
 
 STUB = svc_grpc.DeploymentServiceStub
+
+
+# Any: plain values in the contract's names.
+def _deploy_request(
+    version: str,
+    stage: str,
+    endpoint: str,
+    config: Mapping[str, Any] | pb.DeploymentConfig | None,
+    plan: Mapping[str, Any] | pb.RolloutPlan | None,
+) -> svc.DeployRequest:
+    request = build(svc.DeployRequest, {"version": version, "endpoint": endpoint, "stage": stage})
+    if config is not None:
+        request.config.CopyFrom(build(pb.DeploymentConfig, config, "config"))
+    if plan is not None:
+        request.plan.CopyFrom(build(pb.RolloutPlan, plan, "plan"))
+    return request
 
 
 class Endpoints:
@@ -132,21 +148,32 @@ class Deployments:
         Raises:
             FailedPrecondition: readiness checks failed, or it failed to start; every reason is named.
         """
-        values = {"version": version, "endpoint": endpoint, "stage": stage, "validate_only": validate_only}
-        request = build(svc.DeployRequest, values)
-        if config is not None:
-            request.config.CopyFrom(build(pb.DeploymentConfig, config, "config"))
-        if plan is not None:
-            request.plan.CopyFrom(build(pb.RolloutPlan, plan, "plan"))
-        answer: svc.DeployResponse = await self._calls.unary(STUB, "Deploy", request)
         if validate_only:
-            failed = [c for c in answer.checks if not c.passed]
+            checks = await self.check(version, stage=stage, endpoint=endpoint, config=config, plan=plan)
+            failed = [Violation(c.check, c.explanation) for c in checks if not c.passed]
             if failed:
-                raise FailedPrecondition(
-                    "it cannot be deployed: " + "; ".join(f"{c.check}: {c.explanation}" for c in failed)
-                )
+                raise FailedPrecondition(f"{version} cannot be deployed to {stage}", violations=failed)
+        request = _deploy_request(version, stage, endpoint, config, plan)
+        request.validate_only = validate_only
+        answer: svc.DeployResponse = await self._calls.unary(STUB, "Deploy", request)
+        if validate_only or not wait:
             return answer.deployment
-        return await self.wait(answer.deployment.name, timeout_s=timeout_s) if wait else answer.deployment
+        return await self.wait(answer.deployment.name, timeout_s=timeout_s)
+
+    async def check(
+        self,
+        version: str,
+        *,
+        stage: str = "staging",
+        endpoint: str = "",
+        config: Mapping[str, Any] | pb.DeploymentConfig | None = None,
+        plan: Mapping[str, Any] | pb.RolloutPlan | None = None,
+    ) -> list[pb.ReadinessCheck]:
+        """Return what is checked before a deployment, each with what was found; change nothing."""
+        request = _deploy_request(version, stage, endpoint, config, plan)
+        request.validate_only = True
+        answer: svc.DeployResponse = await self._calls.unary(STUB, "Deploy", request)
+        return list(answer.checks)
 
     async def promote(
         self,
@@ -221,9 +248,10 @@ class Deployments:
         answer: svc.ListReplicasResponse = await self._calls.unary(STUB, "ListReplicas", request)
         return list(answer.replicas)
 
-    async def watch(self, deployment: str) -> AsyncIterator[pb.Deployment]:
+    async def watch(self, deployment: str, *, timeout_s: float | None = None) -> AsyncIterator[pb.Deployment]:
         """Yield a deployment now and after every change, until it ends."""
-        async for answer in self._calls.stream(STUB, "WatchDeployment", svc.WatchDeploymentRequest(name=deployment)):
+        request = svc.WatchDeploymentRequest(name=deployment)
+        async for answer in self._calls.stream(STUB, "WatchDeployment", request, timeout_s=timeout_s):
             yield answer.deployment
 
     async def wait(self, deployment: str, *, timeout_s: float = 120.0) -> pb.Deployment:

@@ -178,7 +178,8 @@ class Supervisor:
         with self._signals():
             try:
                 self._bring_up()
-                ready(self.addresses())
+                if not self._ending:
+                    ready(self.addresses())
                 while not self._ending:
                     self._watch()
                     time.sleep(TICK_S)
@@ -237,6 +238,8 @@ class Supervisor:
             self._check_ports()
             self._start_control_plane()
         self._wait_listening()
+        if self._ending:
+            return
         if self.node.alive():
             self._tell(f"taking over the node (pid {self.node.pid})")
         else:

@@ -42,18 +42,20 @@ def build_profile(
 
     Args:
         inputs: name → column, shape (rows,), any dtype; None, NaN and infinities are missing values.
-        outputs: name → column of the model's answers on the same rows; None: outputs are not watched.
+        outputs: name → column of the model's answers; None: outputs are not watched. Best on held-out rows (their number
+            may differ): many models are surer on rows they were trained on than on any other, and that looks like drift.
         learned: the rows were served, not trained on.
         max_bins: most bins of a numeric feature, 4..1000.
         kinds: name → kind where the choice by dtype is not wanted (an integer code that has no order, for example).
 
     Raises:
-        InvalidArgument: no rows, no columns, columns of different length or shape, or max_bins out of range.
+        InvalidArgument: no rows, no columns, columns of one side that differ in length or shape, or max_bins out of range.
     """
     if not 4 <= max_bins <= 1000:
         raise InvalidArgument(f"max_bins is {max_bins}, it must be in 4..1000", reason="BAD_MAX_BINS")
-    in_columns, out_columns, rows = checked_columns(inputs, outputs or {})
-    if rows == 0:
+    in_columns, _, rows = checked_columns(inputs, {})
+    _, out_columns, out_rows = checked_columns({}, outputs or {})
+    if (rows == 0 and in_columns) or (out_rows == 0 and out_columns) or not (in_columns or out_columns):
         raise InvalidArgument("a profile needs at least one column with at least one row", reason="EMPTY_REFERENCE")
     chosen = kinds or {}
     features = [
@@ -61,7 +63,7 @@ def build_profile(
         for group, columns in ((FeatureGroup.INPUT, in_columns), (FeatureGroup.OUTPUT, out_columns))
         for name, column in columns.items()
     ]
-    return Profile(tuple(features), rows, learned)
+    return Profile(tuple(features), rows if in_columns else out_rows, learned)
 
 
 def _feature(

@@ -49,7 +49,7 @@ class FeatureProfile:
         levels: categorical: levels with a bin of their own, most frequent first.
         counts: reference rows per bin; numeric len(edges) + 1, categorical len(levels) + 1 with `other` last.
         missing: reference rows without a value.
-        rows: reference rows in all.
+        rows: reference rows in all; outputs may have been taken from other rows than inputs.
         mean, sd, min, max: of the finite values; 0 for categories and for no values. sd divides by n.
         rare: categorical: known levels that are counted as `other`; any further level is `unseen`.
         novel: reference rows that would be unseen had they been left out of the reference (a level that occurs once),
@@ -111,7 +111,7 @@ class Profile:
 
     Attributes:
         features: inputs first, then outputs, in the order of the data.
-        rows: reference rows.
+        rows: reference rows; of the inputs, if there are any.
         learned: taken from the first rows served instead of from training data.
     """
 

@@ -124,7 +124,7 @@ class _ProfileReader:
             self.wrong(f"{path}.edges", "must rise")
         if len(set(feature.levels + feature.rare)) < len(feature.levels) + len(feature.rare):
             self.wrong(f"{path}.levels", "a level comes twice")
-        if feature.rows != rows:
+        if feature.group is FeatureGroup.INPUT and feature.rows != rows:
             self.wrong(f"{path}.rows", f"is {feature.rows}, the profile has {rows} rows")
         if sum(feature.counts) + feature.missing > feature.rows:
             total = sum(feature.counts) + feature.missing

@@ -14,7 +14,7 @@ import numpy as np
 
 from pilotfish.errors import InvalidArgument
 from pilotfish.stats.calibrated import MISSING_TEST, UNSEEN_TEST, run_tests
-from pilotfish.stats.config import METHODS, P_VALUE_METHODS, DriftConfig, usable_scales
+from pilotfish.stats.config import METHODS, P_VALUE_METHODS, REFERENCE_TO_WINDOW, DriftConfig, usable_scales
 from pilotfish.stats.counts import MISSING, UNSEEN, WindowCounts
 from pilotfish.stats.methods import score_feature
 from pilotfish.stats.profile import FeatureGroup, FeatureKind, FeatureProfile, Profile
@@ -125,7 +125,14 @@ def verdict(
     if not profile.features:
         return _nothing(config, rows, "NO_FEATURES")
     scales = usable_scales(profile.rows, config)
-    chosen = {scale: sums[scale] for scale in scales if scale in sums and sums[scale].rows >= config.min_rows}
+    # Sums over many replicas are larger than the scale says; the reference must carry what they really hold.
+    chosen = {
+        scale: sums[scale]
+        for scale in scales
+        if scale in sums
+        and sums[scale].rows >= config.min_rows
+        and (scale == 1 or profile.rows >= REFERENCE_TO_WINDOW * sums[scale].rows)
+    }
     if not chosen:
         return _nothing(config, rows, "TOO_FEW_ROWS")
     if config.method == "calibrated":

@@ -128,9 +128,7 @@ def _array(data: Any, tensor: Tensor, where: str, found: list[str]) -> np.ndarra
     return array
 
 
-def _matrix(
-    given: Mapping[str, Any], tensor: Tensor, columns: Sequence[str], where: str, found: list[str]
-) -> Arrays:
+def _matrix(given: Mapping[str, Any], tensor: Tensor, columns: Sequence[str], where: str, found: list[str]) -> Arrays:
     column = Tensor(tensor.name, tensor.datatype, None)
     read = [_array(given[name], column, f"{where}.{name}", found) for name in columns]
     arrays = [a.reshape(-1) for a in read if a is not None]

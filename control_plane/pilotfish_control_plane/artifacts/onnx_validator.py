@@ -41,6 +41,9 @@ FILES: Mapping[str, int] = {
     "profile.json": 64 * 1024**2,
     "feature_set.json": 16 * 1024**2,
     "requirements.json": 1024**2,
+    "model_card.json": 16 * 1024**2,
+    # Hashes of the rows it was trained on, so that nobody is judged on rows that a rival has seen.
+    "training_rows.bin": 256 * 1024**2,
 }
 """The files of an ONNX artifact and their largest sizes in bytes; only model.onnx is required, no other is accepted."""
 

@@ -89,7 +89,7 @@ def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
 
 def _read(process: subprocess.Popen[bytes], stream: IO[bytes] | None, into: bytearray, most: int) -> None:
     assert stream is not None
-    while piece := stream.read1(65536) if hasattr(stream, "read1") else stream.read(65536):
+    while piece := os.read(stream.fileno(), 65536):
         if len(into) + len(piece) > most:
             if stream is process.stdout:
                 _kill(process)

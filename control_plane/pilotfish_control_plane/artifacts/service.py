@@ -350,6 +350,11 @@ class ArtifactService:
             storage.remove(tx.conn, upload_id)
         return gone
 
+    def forget_interrupted(self) -> None:
+        """Remove what a killed process was in the middle of (*io*); once, before anything else is called."""
+        self.store.sweep()
+        self._staging.forget_interrupted()
+
     def unclaimed(self) -> tuple[list[str], frozenset[str]]:
         """Return the paths in the store and the ids that are being placed, read in this order (*io*).
 

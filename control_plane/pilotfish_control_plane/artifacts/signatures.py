@@ -66,7 +66,7 @@ def read_signature(document: object) -> tuple[Signature, list[str]]:
     if not isinstance(document, dict):
         return Signature(), ["is not a JSON object"]
     found: list[str] = []
-    known = {"inputs", "outputs", "feature_names", "classes"}
+    known = {"inputs", "outputs", "feature_names", "classes", "feature_kinds", "label"}
     found += [f"{key[:64]!r} is not a field of a signature" for key in sorted(set(document) - known)[:5]]
     signature = Signature(
         _tensors(document.get("inputs", []), "inputs", found),

@@ -143,24 +143,26 @@ class Staging:
                 violations=missing,
             )
 
+    def forget_interrupted(self) -> None:
+        """Remove what a killed process was in the middle of; call it before anything is staged."""
+        for view in self._views.iterdir():
+            shutil.rmtree(view, ignore_errors=True)
+        for draft in [*self._blobs.glob("import.*"), *self._blobs.glob("*/*.*")]:
+            draft.unlink(missing_ok=True)
+
     def sweep(self, now_s: float | None = None) -> int:
-        """Remove abandoned views, and blobs that nothing else shares and nothing used for a day; return how many.
+        """Remove blobs that nothing else shares and nothing used for a day; return how many.
 
         Args:
             now_s: seconds since the epoch; None: now. File times are the kernel's, so this is not the Clock's.
         """
         oldest = (time.time() if now_s is None else now_s) - KEEP_S
         removed = 0
-        for path in [*self._blobs.glob("*/*"), *self._blobs.glob("import.*")]:
+        for path in self._blobs.glob("*/*"):
             with contextlib.suppress(OSError):
                 facts = path.lstat()
                 # Its change time moves with every new name, its modification time with every use.
                 if facts.st_nlink == 1 and max(facts.st_ctime, facts.st_mtime) < oldest:
                     path.unlink()
-                    removed += 1
-        for view in self._views.iterdir():
-            with contextlib.suppress(OSError):
-                if view.lstat().st_mtime < oldest:
-                    shutil.rmtree(view)
                     removed += 1
         return removed

@@ -45,7 +45,7 @@ class Endings:
         else:
             generation = changes.touch_node(tx)
             ended = changes.enter_deployment(
-                tx, deployment, DeploymentState.DRAINING, reason, drain_generation=generation, drain_after=None
+                tx, deployment, DeploymentState.DRAINING, reason, gateway_generation=generation, drain_after=None
             )
         self.refresh_standing(tx, deployment)
         return ended
@@ -85,7 +85,14 @@ class Endings:
         if deployment.state.has_ended or deployment.attached:
             return True
         node = fleet_rows.node(tx.conn, LOCAL_NODE)
-        return node is None or not node.gateway_running or node.gateway_generation >= deployment.drain_generation
+        return node is None or not node.gateway_running or node.gateway_generation >= deployment.gateway_generation
+
+    def reachable(self, tx: Tx, deployment: Deployment) -> bool:
+        """Return whether the gateway has taken a configuration with the deployment in it; True without a gateway."""
+        node = fleet_rows.node(tx.conn, LOCAL_NODE)
+        if deployment.attached or node is None:
+            return True
+        return bool(node.gateway_reason) or node.gateway_generation >= deployment.gateway_generation
 
     def go_on_draining(self, tx: Tx, deployment: Deployment) -> Deployment:
         """Take the next step of a DRAINING deployment, if it is due; return the deployment."""

@@ -169,7 +169,8 @@ class Deployment:
         load_replicas: replicas that the load asks for; None: not scaled by load.
         starting, ready, ended: when it began to start, last became ready, ended.
         drain_after: when it drains by itself; None: not planned.
-        drain_generation: the configuration of the gateway from which on it gets no traffic; 0: not draining.
+        gateway_generation: the configuration of the gateway that its next step waits for: warming, the one that can
+            reach it; draining, the one that sends it nothing. 0: none.
         next_replica: number of its next replica.
         serial: counts the writes.
     """
@@ -195,7 +196,7 @@ class Deployment:
     ready: datetime | None = None
     ended: datetime | None = None
     drain_after: datetime | None = None
-    drain_generation: int = 0
+    gateway_generation: int = 0
     next_replica: int = 1
     serial: int = 1
 

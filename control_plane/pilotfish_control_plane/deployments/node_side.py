@@ -14,7 +14,15 @@ from typing import Any
 
 from pilotfish_control_plane.deployments import changes
 from pilotfish_control_plane.deployments.configuration import HealthCheck, MonitoringConfig, Resources
-from pilotfish_control_plane.deployments.model import Deployment, LinkState, Replica, ReplicaState, RouteTable, Stage
+from pilotfish_control_plane.deployments.model import (
+    Deployment,
+    DeploymentState,
+    LinkState,
+    Replica,
+    ReplicaState,
+    RouteTable,
+    Stage,
+)
 from pilotfish_control_plane.deployments.neighbours import Neighbours
 from pilotfish_control_plane.fleet.model import NodeFacts, NodeReport, ReplicaReport
 from pilotfish_control_plane.registry.model import Version
@@ -113,7 +121,8 @@ class NodeSide:
         return ReplicaSpec(replica, versions[name], config.resources, config.health_check)
 
     def _endpoints(self, tx: Tx) -> tuple[GatewayEndpoint, ...]:
-        serving = [d for d in rows.open_deployments(tx.conn) if d.state.serves and not d.attached]
+        known = (d for d in rows.open_deployments(tx.conn) if not d.attached)
+        serving = [d for d in known if d.state.serves or d.state is DeploymentState.WARMING]
         replicas = rows.replicas_of(tx.conn, [d.id for d in serving])
         found = []
         for endpoint in rows.all_endpoints(tx.conn):

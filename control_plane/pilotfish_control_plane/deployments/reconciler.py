@@ -111,7 +111,14 @@ class DeploymentReconciler:
             if change.state is DeploymentState.FAILED:
                 self._fail(tx, deployment, change.reason)
                 return soonest.seconds
+            warmed = change.state is DeploymentState.READY and deployment.state is DeploymentState.WARMING
+            if warmed and not self._service.endings.reachable(tx, deployment):
+                # READY means that callers reach it: the gateway must have its routes.
+                return soonest.seconds
             deployment = changes.enter_deployment(tx, deployment, change.state, change.reason)
+            if deployment.state is DeploymentState.WARMING:
+                generation = changes.touch_node(tx)
+                deployment = changes.save_deployment(tx, deployment, gateway_generation=generation)
             if deployment.state is DeploymentState.READY:
                 soonest.add(self._became_ready(tx, deployment))
                 deployment = self._service.get(tx, deployment.id)

@@ -227,7 +227,7 @@ def install(core: Core) -> Installed:
         limits=limits,
     )
     service = core.services.add(ArtifactService(_root(settings, core.paths.artifacts), policy=policy))
-    service.store.sweep()
+    service.forget_interrupted()
     return Installed(
         servicers=[(pb_grpc.add_ArtifactServiceServicer_to_server, ArtifactServicer(core, service))],
         background=[Collector(core.db, service)],

@@ -70,9 +70,10 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
                 if outgoing is None:
                     return
                 yield outgoing
-        except asyncio.CancelledError:
-            # The server drains, or the member is gone; in the second case nobody hears this.
-            yield pb.ConnectResponse(goodbye=pb.Goodbye(reconnect_after_s=RECONNECT_AFTER_S))
+        except asyncio.CancelledError as ending:
+            # A member that hung up hears nothing any more; one that is sent away by a drain does.
+            if "DRAINING" in ending.args:
+                yield pb.ConnectResponse(goodbye=pb.Goodbye(reconnect_after_s=RECONNECT_AFTER_S))
             raise
         finally:
             self._fleet.close(session)

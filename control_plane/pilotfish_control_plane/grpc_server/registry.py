@@ -275,6 +275,7 @@ def _masked(mask: FieldMask, known: Sequence[str]) -> set[str]:
 
 def _users(core: Core) -> Callable[[Tx, Version], Sequence[str]]:
     """Return who asks the deployments, if they are part of this build, which of them use a version."""
+
     def users(tx: Tx, version: Version) -> Sequence[str]:
         try:
             service = core.services.get(DeploymentService)

@@ -37,7 +37,8 @@ class Stream:
         """Cancel the handler; the caller sees `reason`."""
         if self.ended is None:
             self.ended = reason
-            self.task.cancel()
+            # The reason goes with it, so that a handler can tell a drain from a caller that hung up.
+            self.task.cancel(reason.reason)
 
 
 class OpenStreams:

@@ -41,6 +41,7 @@ KEY_SCHEMA = pa.schema(
     }
 )
 KEY_COLUMNS = tuple(KEY_SCHEMA.names)
+NO_KEYS = pa.Table.from_batches([], KEY_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class IdIndex:
         self.covered = -1
         self.runs: list[Run] = []
         self.repeated = NO_HASHES
-        self.keys: pa.Table | None = KEY_SCHEMA.empty_table()
+        self.keys: pa.Table | None = NO_KEYS
         self._saved: dict[str, str | int] = {"repeated": "", "repeats": 0, "keys": "", "key_rows": 0}
         self.tail_key: tuple[object, ...] = ()  # of the cached answer for the log files, see `repeats`
         self.tail_answer: object = None
@@ -158,7 +159,7 @@ class IdIndex:
         repeated: Hashes = NO_HASHES
         if index["repeats"]:
             repeated = np.fromfile(self._folder / index["repeated"], np.uint64)
-        keys: pa.Table | None = KEY_SCHEMA.empty_table()
+        keys: pa.Table | None = NO_KEYS
         if index["keys"]:
             with pa.memory_map(str(self._folder / index["keys"])) as file:
                 keys = pa.ipc.open_file(file).read_all()

@@ -18,9 +18,10 @@ from pilotfish_control_plane.clock import Clock
 
 from .batches import Append, Appended, ColumnBatch, Gap, Source
 from .durable import disk_error, free_bytes, sync_directory, sync_file, write_all
+from .frames import encode_frame
 from .manifest import State
 from .options import LogOptions
-from .segments import Damage, Encoded, Record, Segment, frame_buffers, load_segment, segment_path
+from .segments import END, Damage, Encoded, Record, Segment, frame_buffers, load_segment, segment_path
 
 __all__ = ["Journal"]
 
@@ -275,8 +276,24 @@ class Journal:
     def close(self) -> None:
         """Close the active file."""
         with self._write:
+            self._vouch()
             self._seal()
             self._broken = f"the prediction log {self._root} is closed"
+
+    def _vouch(self) -> None:
+        """End the active file with a frame that says all before it was durable; see `frames`."""
+        segment = self._active
+        if segment is None or self._broken:
+            return
+        buffers, size, _ = encode_frame(END, {}, (), group_start=segment.end)
+        try:
+            write_all(self._handle, buffers)
+            sync_file(self._handle)
+        except OSError:
+            self._undo(segment)
+            return
+        with self._view:
+            segment.end += size
 
     def _now_us(self) -> int:
         return int(self._clock.now().timestamp() * 1e6)

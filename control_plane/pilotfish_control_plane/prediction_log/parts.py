@@ -193,7 +193,10 @@ def read_part(root: Path, part: Part, columns: Sequence[str] | None = None) -> p
 def merge_parts(root: Path, parts: Sequence[Part]) -> Part:
     """Write one part with the rows of several of the same deployment, day and columns, in order of arrival."""
     tables = [read_part(root, part) for part in parts]
-    table = pa.concat_tables(tables, promote_options="permissive").sort_by("seq")
+    table = pa.concat_tables(tables, promote_options="permissive")
+    numbers = column_to_numpy(table["seq"])
+    if (numbers[1:] < numbers[:-1]).any():
+        table = table.take(to_arrow(np.argsort(numbers)))
     head = parts[0]
     name = f"{min(p.first_segment for p in parts):012d}-{max(p.last_segment for p in parts):012d}"
     folder = (root / head.path).parent

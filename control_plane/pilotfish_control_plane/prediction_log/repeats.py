@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .arrays import column_to_numpy, text_to_arrow, to_arrow
-from .id_index import KEY_COLUMNS, KEY_SCHEMA, NO_HASHES, NO_NUMBERS, Hashes, IdIndex, Numbers, Run, union
+from .id_index import KEY_COLUMNS, KEY_SCHEMA, NO_HASHES, NO_KEYS, NO_NUMBERS, Hashes, IdIndex, Numbers, Run, union
 from .manifest import Part
 from .parts import read_part
 from .segments import PREDICTIONS, Record, decode, sequence_numbers
@@ -103,7 +103,7 @@ class Repeats:
     def _read_keys(self, parts: Sequence[Part], numbers: Numbers) -> pa.Table:
         """Return the key columns of the rows with the given numbers, which are sorted."""
         files = numbers >> 32
-        tables = [KEY_SCHEMA.empty_table()]
+        tables = [NO_KEYS]
         for part in parts:
             first, last = np.searchsorted(files, [part.first_segment, part.last_segment + 1])
             if first < last:
@@ -132,7 +132,7 @@ class Repeats:
         run = Run.of(np.concatenate([NO_HASHES, *hashes]), np.concatenate([NO_NUMBERS, *numbers]))
         common = union(*(old.common(run) for old in index.runs))
         repeated = union(run.twice(), common)
-        tables = [KEY_SCHEMA.empty_table()]
+        tables = [NO_KEYS]
         if len(repeated):
             new = np.setdiff1d(common, index.repeated, assume_unique=True)
             older = np.concatenate([NO_NUMBERS, *(old.rows(new) for old in index.runs)])
@@ -155,7 +155,7 @@ def _rows_of(path: Path, numbers: Numbers) -> pa.Table:
     """Return the key columns of a part's rows with the given numbers, reading only row groups that have any."""
     with pq.ParquetFile(str(path)) as file:
         present = np.isin(column_to_numpy(file.read(["seq"])["seq"]), numbers)
-        tables = [KEY_SCHEMA.empty_table()]
+        tables = [NO_KEYS]
         start = 0
         for group in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(group).num_rows

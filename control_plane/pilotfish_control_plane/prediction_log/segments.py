@@ -25,7 +25,7 @@ __all__ = ["Damage", "Encoded", "Record", "Segment", "decode", "load_segment", "
 
 _logger = logging.getLogger(__name__)
 
-PREDICTIONS, TRUTHS = 1, 2
+END, PREDICTIONS, TRUTHS = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +197,8 @@ def load_segment(path: Path, quarantine: Path, *, newest: bool) -> tuple[Segment
         found = scan(memoryview(map_file(path))) if path.stat().st_size else Scan((), 0, ())
     segment = Segment(number, path, end=found.good_end)
     for frame in found.frames:
+        if frame.kind == END:
+            continue
         record = record_of(frame, segment.rows)
         segment.records.append(record)
         segment.rows += record.rows

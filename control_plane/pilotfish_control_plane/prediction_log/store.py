@@ -25,6 +25,7 @@ from pilotfish_control_plane.clock import Clock
 
 from . import reports
 from .batches import Append, Appended, Batch, Gap, Source
+from .durable import disk_error
 from .export import ExportFormat, write_export
 from .journal import Journal
 from .maintenance import Maintenance, Merged, Purged
@@ -83,18 +84,24 @@ class PredictionLog:
             background: roll log files into parts and merge parts in a thread; otherwise call `maintain`.
 
         Raises:
-            FailedPrecondition: another process has it open.
+            FailedPrecondition: another process has it open, or its manifest is damaged.
+            ResourceExhausted: the disk is too full to repair what a crash left.
+            Unavailable: the directory cannot be read or written.
         """
         root = Path(path).absolute()
-        for folder in ("log", "parts", "truth", "quarantine"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(root / "tmp", ignore_errors=True)
-        lock = _acquire(root)
+        options = options or LogOptions()
         try:
-            log = cls(root, clock, options or LogOptions(), lock)
-        except BaseException:
-            os.close(lock)
-            raise
+            for folder in ("log", "parts", "truth", "quarantine"):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+            lock = _acquire(root)
+            try:
+                shutil.rmtree(root / "tmp", ignore_errors=True)
+                log = cls(root, clock, options, lock)
+            except BaseException:
+                os.close(lock)
+                raise
+        except OSError as error:
+            raise disk_error(error, root, options.retry_after_s) from error
         if background:
             log._maintenance.start()
         return log

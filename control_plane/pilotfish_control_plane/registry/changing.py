@@ -198,9 +198,7 @@ class Changing(Finding):
             storage.set_latest(tx.conn, version.project, version.model, rules.RESOLVABLE)
         return version
 
-    def _label_conflicts(
-        self, tx: Tx, project: str, model: str, names: Sequence[str], field: str
-    ) -> list[Violation]:
+    def _label_conflicts(self, tx: Tx, project: str, model: str, names: Sequence[str], field: str) -> list[Violation]:
         found = []
         for name in dict.fromkeys(names):
             labelled = storage.find_version_by_label(tx.conn, project, model, name)

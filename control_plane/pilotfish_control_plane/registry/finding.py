@@ -126,9 +126,7 @@ class Finding:
         text = storage.find_profile(tx.conn, version.profile_id) if version.profile_id else None
         return None if text is None else (version.profile_id, text)
 
-    def list_changes(
-        self, tx: Tx, project: str, model: str, number: int, request: PageRequest
-    ) -> Page[Change]:
+    def list_changes(self, tx: Tx, project: str, model: str, number: int, request: PageRequest) -> Page[Change]:
         """Return a page of the changes of a model (number 0) or a version, newest first.
 
         Raises:

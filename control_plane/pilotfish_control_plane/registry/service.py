@@ -134,9 +134,7 @@ class RegistryService(Changing):
         self._registered(tx, staged, merged)
         return self._again(tx, version_id)
 
-    def fail_version(
-        self, tx: Tx, version_id: str, reason: str, metrics: Mapping[str, float] | None = None
-    ) -> Version:
+    def fail_version(self, tx: Tx, version_id: str, reason: str, metrics: Mapping[str, float] | None = None) -> Version:
         """Mark a job's version as failed and keep its results; return it.
 
         Raises:

@@ -113,9 +113,7 @@ def find(conn: Connection, upload_id: str) -> Upload | None:
     return _upload(row, files)
 
 
-def set_progress(
-    conn: Connection, upload_id: str, position: int, committed_bytes: int, complete: bool
-) -> None:
+def set_progress(conn: Connection, upload_id: str, position: int, committed_bytes: int, complete: bool) -> None:
     """Write how much of a file is durable."""
     this = and_(upload_files.c.upload == upload_id, upload_files.c.position == position)
     conn.execute(update(upload_files).where(this).values(committed_bytes=committed_bytes, complete=complete))
@@ -151,8 +149,10 @@ def open_ids(conn: Connection) -> set[str]:
 
 def open_load(conn: Connection, principal: str) -> tuple[int, int]:
     """Return how many uploads the principal has open, and how many bytes all open uploads still lack."""
-    mine = select(func.count()).select_from(uploads).where(
-        uploads.c.state == UploadState.OPEN.value, uploads.c.principal == principal
+    mine = (
+        select(func.count())
+        .select_from(uploads)
+        .where(uploads.c.state == UploadState.OPEN.value, uploads.c.principal == principal)
     )
     lacking = (
         select(func.coalesce(func.sum(upload_files.c.size_bytes - upload_files.c.committed_bytes), 0))

@@ -123,7 +123,7 @@ deployments = Table(
     Column("ready", UtcDateTime),
     Column("ended", UtcDateTime),
     Column("drain_after", UtcDateTime),
-    Column("drain_generation", BigInteger, nullable=False),
+    Column("gateway_generation", BigInteger, nullable=False),
     Column("next_replica", Integer, nullable=False),
     Column("serial", BigInteger, nullable=False),
     Index("ix_deployments_endpoint", "project", "endpoint", "number"),

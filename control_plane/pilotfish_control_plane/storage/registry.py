@@ -92,9 +92,7 @@ def change_model(conn: Connection, model: Model) -> None:
     conn.execute(
         update(models)
         .where(_of_model(models, model.project, model.model))
-        .values(
-            description=model.description, tags=dict(model.tags), updated=model.updated_at, revision=model.revision
-        )
+        .values(description=model.description, tags=dict(model.tags), updated=model.updated_at, revision=model.revision)
     )
     conn.execute(delete(model_tags).where(_of_model(model_tags, model.project, model.model)))
     _put_model_tags(conn, model.project, model.model, model.tags)
@@ -103,9 +101,7 @@ def change_model(conn: Connection, model: Model) -> None:
 def touch_model(conn: Connection, project: str, model: str, now: datetime) -> None:
     """Give the model a new revision and time of change."""
     conn.execute(
-        update(models)
-        .where(_of_model(models, project, model))
-        .values(updated=now, revision=models.c.revision + 1)
+        update(models).where(_of_model(models, project, model)).values(updated=now, revision=models.c.revision + 1)
     )
 
 
@@ -124,9 +120,7 @@ def next_number(conn: Connection, project: str, model: str) -> int:
 def take_number(conn: Connection, project: str, model: str) -> int:
     """Return the next version's number and count the model's row up; the model must exist."""
     # The update comes first: on SQLite it is the writer's anyway, on PostgreSQL it is what two takers meet at.
-    conn.execute(
-        update(models).where(_of_model(models, project, model)).values(next_number=models.c.next_number + 1)
-    )
+    conn.execute(update(models).where(_of_model(models, project, model)).values(next_number=models.c.next_number + 1))
     return next_number(conn, project, model) - 1
 
 

@@ -166,9 +166,7 @@ def _versions_listing(order_by: str) -> Listing:
             "training_data_hash": Scalar(versions.c.training_data_hash),
             "create_time": Scalar(versions.c.created, Kind.TIME),
             "update_time": Scalar(versions.c.updated, Kind.TIME),
-            "tags": MapField(
-                versions.c.id, version_tags.c.version, version_tags.c.key, version_tags.c.value
-            ),
+            "tags": MapField(versions.c.id, version_tags.c.version, version_tags.c.key, version_tags.c.value),
             "metrics": MapField(
                 versions.c.id,
                 version_metrics.c.version,

@@ -81,7 +81,8 @@ def example_document(exported: Exported, rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "inputs": [_tensor(item, feeds[item["name"]]) for item in exported.signature["inputs"]],
         "outputs": [_tensor(item, np.asarray(found[item["name"]])) for item in exported.signature["outputs"]],
-        "tolerance": 1e-4,
+        "rtol": 1e-4,
+        "atol": 1e-4,
     }
 
 
