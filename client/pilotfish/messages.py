@@ -103,6 +103,8 @@ def _fill(message: Message, value: Mapping[str, Any], path: str) -> None:
 
 def _set(message: Message, field: Any, item: Any, where: str) -> None:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        if not isinstance(item, Mapping):
+            raise TypeError(f"is {item!r}, and must be a mapping")
         getattr(message, field.name).update(dict(item))
     elif field.is_repeated:
         items = [item] if isinstance(item, str) or not isinstance(item, Sequence) else item
@@ -125,8 +127,16 @@ def _merge(target: Message, item: Any, where: str) -> None:
         target.MergeFrom(item)
     elif isinstance(target, Timestamp) and isinstance(item, datetime):
         target.FromDatetime(item if item.tzinfo is not None else item.replace(tzinfo=UTC))
+    elif isinstance(target, Timestamp) and isinstance(item, str):
+        at = datetime.fromisoformat(item)
+        target.FromDatetime(at if at.tzinfo is not None else at.replace(tzinfo=UTC))
+    elif not isinstance(item, Mapping):
+        raise TypeError(f"is {item!r}, and must be a mapping")
     elif target.DESCRIPTOR.full_name == "google.protobuf.Struct":
-        json_format.ParseDict(dict(item), target)
+        try:
+            json_format.ParseDict(dict(item), target)
+        except json_format.ParseError as error:
+            raise ValueError(str(error)) from error
     else:
         _fill(target, item, where)
 

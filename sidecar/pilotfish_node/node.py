@@ -23,6 +23,8 @@ __all__ = ["Node"]
 log = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
+# Between the routes without a replica being in force and its server being told to end.
+LAME_DUCK_S = 1.0
 
 
 class Node:
@@ -142,6 +144,8 @@ class Node:
 
     async def _end(self, name: str, replica: Replica) -> None:
         try:
+            # Envoy's workers take new routes a moment after its main thread says that they are in force.
+            await asyncio.sleep(LAME_DUCK_S)
             await replica.stop()
         finally:
             self._stopping.pop(name, None)

@@ -233,7 +233,7 @@ async def test_a_viewer_may_look_and_not_deploy(w: World) -> None:
 
     await w.core.db.write(viewer)
     async with w.plane.channel_with("eves-token") as channel:
-        stub = deployment_service_pb2_grpc.DeploymentServiceStub(channel)
+        stub: Any = deployment_service_pb2_grpc.DeploymentServiceStub(channel)
         await stub.ListDeployments(calls.ListDeploymentsRequest(parent="projects/default"))
         error = await refusal(stub.Deploy(calls.DeployRequest(version=version.name, stage=STAGING)))
         assert error.code == "PERMISSION_DENIED"

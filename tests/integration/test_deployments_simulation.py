@@ -47,7 +47,9 @@ from pilotfish_control_plane.deployments.service import DeploymentService
 from pilotfish_control_plane.fleet.model import GatewayReport, Member, MemberKind, NodeReport, ReplicaReport
 from pilotfish_control_plane.registry.model import Lineage, Version, VersionStatus
 from pilotfish_control_plane.storage import deployments as rows
+from pilotfish_control_plane.storage import endpoints as endpoint_rows
 from pilotfish_control_plane.storage import fleet as fleet_rows
+from pilotfish_control_plane.storage import replicas as replica_rows
 from pilotfish_control_plane.storage import rollouts as rollout_rows
 from pilotfish_control_plane.storage.database import Database
 from pilotfish_control_plane.storage.events import head, tail
@@ -110,7 +112,7 @@ class Monitoring:
 
 
 class Experiments:
-    def record_rollback(self, tx: Tx, *_: Any) -> None:
+    def record_rollback(self, tx: Tx, experiment: str, subject: str, parameters: Any, tags: Any) -> None:
         return None
 
 
@@ -357,7 +359,7 @@ class World:
     def check(self, tx: Tx) -> None:
         standing = rows.open_deployments(tx.conn)
         by_id = {d.id: d for d in standing}
-        for endpoint in rows.all_endpoints(tx.conn):
+        for endpoint in endpoint_rows.all_endpoints(tx.conn):
             self.check_endpoint(tx, endpoint, by_id)
         self.check_standing(tx)
         self.check_replicas(tx)
@@ -399,7 +401,7 @@ class World:
     def check_replicas(self, tx: Tx) -> None:
         for endpoint in ("one", "two"):
             found = rows.of_endpoint(tx.conn, "default", endpoint)
-            for deployment_id, replicas in rows.replicas_of(tx.conn, [d.id for d in found]).items():
+            for deployment_id, replicas in replica_rows.replicas_of(tx.conn, [d.id for d in found]).items():
                 state = next(d.state for d in found if d.id == deployment_id)
                 if state.has_ended:
                     assert all(r.draining for r in replicas), f"{deployment_id} has ended and keeps replicas"

@@ -15,8 +15,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from pilotfish.v1 import deployment_pb2 as pb
 from pilotfish.v1 import deployment_service_pb2 as calls
+from pilotfish.v1 import deployment_service_pb2_grpc, fleet_service_pb2_grpc, monitoring_pb2
 from pilotfish.v1 import fleet_service_pb2 as fleet
-from pilotfish.v1 import fleet_service_pb2_grpc, monitoring_pb2
 from pilotfish_control_plane.fleet.model import MemberKind
 from pilotfish_control_plane.fleet.service import FleetRegistry, Terms
 from pilotfish_control_plane.storage import events, monitoring
@@ -99,7 +99,7 @@ def a_sidecar(w: World, replica: str, **options: Any) -> FakeSidecar:
 
 
 async def members(w: World, **request: Any) -> dict[str, fleet.Member]:
-    stub = fleet_service_pb2_grpc.FleetServiceStub(w.plane.channel)
+    stub: Any = fleet_service_pb2_grpc.FleetServiceStub(w.plane.channel)
     answer = await stub.ListMembers(fleet.ListMembersRequest(**request))
     return {m.instance: m for m in answer.members}
 
@@ -113,7 +113,8 @@ async def staging(w: World, **fields: Any) -> tuple[pb.Deployment, str]:
 async def raw(w: World, *messages: fleet.ConnectRequest, token: str | None = None) -> Any:
     """Open a stream with these messages and read until it fails."""
     async with w.plane.channel_with(w.plane.node_token if token is None else token) as channel:
-        call = fleet_service_pb2_grpc.FleetServiceStub(channel).Connect(_later(messages))
+        stub: Any = fleet_service_pb2_grpc.FleetServiceStub(channel)
+        call = stub.Connect(_later(messages))
         try:
             async for _ in call:
                 pass
@@ -131,12 +132,10 @@ async def _later(messages: Any) -> AsyncIterator[Any]:
 async def test_only_nodes_and_sidecars_may_connect_and_they_may_do_nothing_else(w: World) -> None:
     hello = fleet.ConnectRequest(hello=fleet.Hello(kind=fleet.MEMBER_KIND_NODE, instance="local"))
     async with w.plane.channel_with(w.plane.node_token) as channel:
-        from pilotfish.v1 import deployment_service_pb2_grpc
-
-        stub = deployment_service_pb2_grpc.DeploymentServiceStub(channel)
+        stub: Any = deployment_service_pb2_grpc.DeploymentServiceStub(channel)
         error = await refusal(stub.ListDeployments(calls.ListDeploymentsRequest()))
         assert error.code == "PERMISSION_DENIED"
-        members_stub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+        members_stub: Any = fleet_service_pb2_grpc.FleetServiceStub(channel)
         assert (await refusal(members_stub.ListMembers(fleet.ListMembersRequest()))).code == "PERMISSION_DENIED"
     assert (await refusal(raw(w, hello, token="wrong"))).code == "UNAUTHENTICATED"
 
@@ -358,7 +357,7 @@ async def test_a_member_reads_the_files_that_it_was_told_to_serve_and_no_others(
     spec = node.config.replicas[0]
     assert (Path(spec.artifact_dir) / "model.onnx").is_file()
     async with w.plane.channel_with(w.plane.node_token) as channel:
-        stub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+        stub: Any = fleet_service_pb2_grpc.FleetServiceStub(channel)
 
         async def fetch(**request: Any) -> bytes:
             call = stub.FetchArtifact(fleet.FetchArtifactRequest(**request))

@@ -166,6 +166,10 @@ def test_a_kill_between_rows_and_their_window_report_makes_the_report_good(tmp_p
     assert written > 0
     assert (again.rows, again.counts[0].counts) == (100, report.counts[0].counts)
     assert again.window != report.window and again.window.endswith("/0")
+    # And once more, while it is being made good.
+    sidecar.kill(cut=len(again.SerializeToString()) // 2)
+    (third,) = sidecar.windows()
+    assert (third.rows, third.counts[0].counts) == (100, report.counts[0].counts)
     assert sidecar.intake.windows["r1"].open_rows == 20
 
 

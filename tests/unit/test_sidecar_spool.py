@@ -310,6 +310,19 @@ def test_a_newer_watermark_than_our_head_moves_the_next_offsets_behind_it(direct
     spool.close()
 
 
+def test_acknowledgements_are_remembered_by_the_next_segment(directory: Path) -> None:
+    spool = opened(directory)
+    spool.append([rows(10)])
+    spool.acknowledge(StreamKey(spool.incarnation, Kind.PREDICTIONS), 4)
+    first = spool.incarnation
+    spool.append([spool.mark()])
+    spool.close()
+    opened(directory).close()
+    again = opened(directory)
+    assert again.watermark(StreamKey(first, Kind.PREDICTIONS)) == 4
+    again.close()
+
+
 def test_every_segment_begins_with_the_state_of_its_moment(directory: Path) -> None:
     spool = Spool(directory, "sidecar-r1", SpoolLimits(segment_bytes=4096), StillClock())
     state = {"n": 0}

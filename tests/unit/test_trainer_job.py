@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score
 
@@ -206,6 +207,15 @@ def test_rows_without_a_label_are_left_out_and_told(root: Path, tmp_path: Path) 
     assert found["outcome"] == "SUCCEEDED"
     assert found["rows"]["total"] == 300
     assert any("100 of 400 rows have no label" in issue["message"] for issue in found["issues"])
+
+
+def test_repeated_rows_are_dropped_when_told_to(root: Path, tmp_path: Path) -> None:
+    frame = people()
+    pd.concat([frame, frame.head(150)]).to_csv(root / "people.csv", index=False)
+    _, kept = run(tmp_path / "kept", document(root))
+    _, dropped = run(tmp_path / "dropped", document(root, quality_config={"duplicates": {"drop": True}}))
+    assert (kept["rows"]["total"], dropped["rows"]["total"]) == (550, 400)
+    assert "duplicates" in {issue["check"] for issue in dropped["issues"]}
 
 
 def test_a_regression_is_trained_judged_and_served(root: Path, tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ def test_a_query_with_bound_parameters_is_read_from_sqlite(sqlite: str, root: Pa
         "-- a comment\nUPDATE items SET x = 0",
         "WITH q AS (SELECT 1) DELETE FROM items",
         "SELECT load_extension('/tmp/evil.so')",
+        "SELECT * FROM pragma_database_list",
     ],
 )
 def test_a_query_that_would_change_anything_is_refused_and_changes_nothing(sqlite: str, root: Path, query: str) -> None:
@@ -348,6 +349,8 @@ def test_no_spelling_of_a_private_address_gets_through(host: str) -> None:
 
 def test_a_public_address_is_let_through_and_an_unknown_name_is_not() -> None:
     assert checked_addresses("93.184.216.34", 80, ()) == ["93.184.216.34"]
+    # One address in two spellings is one address, for what is refused and for what is allowed.
+    assert checked_addresses("::ffff:127.0.0.1", 80, LOOPBACK) == ["::ffff:127.0.0.1"]
     with pytest.raises(AddressRefused, match="has no address"):
         checked_addresses("nowhere.invalid", 80, ())
 

@@ -28,9 +28,12 @@ def get(
     ctx: typer.Context,
     kind: Annotated[str, typer.Argument(help=KIND_HELP)],
     name: Annotated[
-        str, typer.Argument(help="One of them, or what they belong to: a model for versions, an endpoint for deployments.")
+        str,
+        typer.Argument(help="One of them, or what they belong to: a model for versions, an endpoint for deployments."),
     ] = "",
-    filter: Annotated[str, typer.Option("--filter", help="Such as 'status = \"staging\" AND tags.team = \"risk\"'.")] = "",
+    filter: Annotated[
+        str, typer.Option("--filter", help='Such as \'status = "staging" AND tags.team = "risk"\'.')
+    ] = "",
     everything: Annotated[bool, typer.Option("--all", "-a", help="Ended and resolved ones too.")] = False,
 ) -> None:
     """List what there is, or show one in a line."""
@@ -78,4 +81,3 @@ def _metrics(client: object, name: str) -> list[Record]:
         return [plain(m) for m in client.monitoring.metrics(name)]  # type: ignore[attr-defined]  # as above
     except NotFound:
         return []
-

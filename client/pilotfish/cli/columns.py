@@ -116,9 +116,7 @@ def _rollouts(now: datetime) -> list[Column]:
 
 def _pipelines(now: datetime) -> list[Column]:
     def starts(record: Record) -> str:
-        return ", ".join(
-            [t["type"] for t in record["triggers"]] + ([record["schedule"]] if record["schedule"] else [])
-        )
+        return ", ".join([t["type"] for t in record["triggers"]] + ([record["schedule"]] if record["schedule"] else []))
 
     return [
         _id("PIPELINE"),

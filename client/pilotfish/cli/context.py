@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pilotfish.cli.output import Output
+from pilotfish.cli.output import FORMATS, Output
 
 if TYPE_CHECKING:
     import typer
@@ -24,6 +24,7 @@ __all__ = ["GLOBAL_OPTIONS", "Cli", "hoist", "plain"]
 
 # Global options that take a value; they may stand anywhere on the command line.
 GLOBAL_OPTIONS = ("--address", "--token", "--home", "--project", "--output", "-o")
+SHORT_FORMS = tuple(f"-o{form}" for form in FORMATS)
 
 
 @dataclass(slots=True)
@@ -90,9 +91,7 @@ def hoist(arguments: list[str]) -> list[str]:
             rest += [item, *items]
         elif item in GLOBAL_OPTIONS:
             front += [item, *(value for value in [next(items, None)] if value is not None)]
-        elif item.startswith("--") and item.partition("=")[0] in GLOBAL_OPTIONS:
-            front.append(item)
-        elif item.startswith("-o") and item[2:] in ("json", "yaml", "table", "name"):
+        elif item.partition("=")[0] in GLOBAL_OPTIONS or item in SHORT_FORMS:
             front.append(item)
         else:
             rest.append(item)

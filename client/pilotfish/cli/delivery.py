@@ -89,7 +89,9 @@ Timeout = Annotated[float, typer.Option(help="Seconds to wait until it serves.")
 def deploy(
     ctx: typer.Context,
     ref: Annotated[str, typer.Argument(help="Version: fraud@3, fraud@champion, or fraud for the latest.")],
-    stage: Annotated[str, typer.Option(help="development, staging, canary, or production while there is none.")] = "staging",
+    stage: Annotated[
+        str, typer.Option(help="development, staging, canary, or production while there is none.")
+    ] = "staging",
     endpoint: Annotated[str, typer.Option(help="Endpoint; unset: the model's name. Created when it is new.")] = "",
     replicas: Annotated[int | None, typer.Option(help="Copies to run.")] = None,
     cpu: Annotated[float, typer.Option(help="CPU cores per replica.")] = 0.0,
@@ -185,19 +187,25 @@ def promote(
 def _say_promoted(cli: Cli, deployment: str, record: dict[str, Any], dry_run: bool) -> None:
     verdict = record.get("decision", {}).get("verdict", "")
     if dry_run:
-        holds = {"pass": "would be promoted", "fail": "would be refused"}.get(verdict, "would have to wait for evidence")
+        holds = {"pass": "would be promoted", "fail": "would be refused"}.get(
+            verdict, "would have to wait for evidence"
+        )
         cli.out.line(f"{deployment} {holds}; nothing was changed")
     elif record["promoted"]:
         made = record["deployment"]
         share = f", {percent(made['traffic_bp'])} of the traffic" if made["traffic_bp"] else ""
-        cli.out.done(f"[bold]{made['model']}@{made['version']}[/] is in [bold]{made['endpoint']}/{made['stage']}[/]{share}")
+        cli.out.done(
+            f"[bold]{made['model']}@{made['version']}[/] is in [bold]{made['endpoint']}/{made['stage']}[/]{share}"
+        )
         if record.get("rollout"):
             cli.out.hint(f"pilotfish rollout status {made['endpoint']} --watch")
     elif verdict == "fail":
         cli.out.line(f"[red]✗[/] {deployment} was not promoted: its criteria do not hold")
     else:
         cli.out.line(f"[yellow]▲[/] {deployment} was not promoted: there is too little evidence")
-        cli.out.hint(f"send it trial traffic: pilotfish predict {deployment.replace('/', ' --stage ', 1)} --file rows.csv")
+        cli.out.hint(
+            f"send it trial traffic: pilotfish predict {deployment.replace('/', ' --stage ', 1)} --file rows.csv"
+        )
 
 
 def rollback(

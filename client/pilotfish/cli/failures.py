@@ -70,10 +70,16 @@ def next_steps(error: PilotfishError, command: str, address: str = "") -> list[s
         address: where the control plane was looked for.
     """
     if isinstance(error, Unavailable):
-        steps = ["pilotfish up                 start it on this machine", "pilotfish doctor             find what is wrong"]
+        steps = [
+            "pilotfish up                 start it on this machine",
+            "pilotfish doctor             find what is wrong",
+        ]
         return steps + ([f"pilotfish --address …        look elsewhere than at {address}"] if address else [])
     if isinstance(error, Unauthenticated):
-        return ["pilotfish up                 writes a token into its home", "pilotfish --token …          or set PILOTFISH_TOKEN"]
+        return [
+            "pilotfish up                 writes a token into its home",
+            "pilotfish --token …          or set PILOTFISH_TOKEN",
+        ]
     if isinstance(error, PermissionDenied):
         return ["ask an administrator for a token with a higher role: pilotfish token create NAME --role …"]
     if isinstance(error, NotFound):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -75,8 +76,12 @@ def parse_time(text: str) -> datetime | None:
     """Return a time of the contract's JSON form; None: there is none."""
     if not text:
         return None
-    head, dot, rest = text.removesuffix("Z").partition(".")
-    return datetime.fromisoformat(head + (f".{rest[:6]:0<6}" if dot else "")).replace(tzinfo=UTC)
+    found = re.sub(r"(\.\d{6})\d+", r"\1", text)
+    try:
+        at = datetime.fromisoformat(found)
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def escape(text: str) -> str:

@@ -84,16 +84,21 @@ def options(
     address: Annotated[
         str | None, typer.Option(help="Control plane, host:port.  [dim]env PILOTFISH_ADDRESS[/]", metavar="HOST:PORT")
     ] = None,
-    token: Annotated[str | None, typer.Option(help="Bearer token.  [dim]env PILOTFISH_TOKEN[/]", metavar="TEXT")] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Bearer token.  [dim]env PILOTFISH_TOKEN[/]", metavar="TEXT")
+    ] = None,
     home: Annotated[
         Path | None,
-        typer.Option(help="State of the control plane on this machine.  [dim]env PILOTFISH_HOME[/]", metavar="DIRECTORY"),
+        typer.Option(
+            help="State of the control plane on this machine.  [dim]env PILOTFISH_HOME[/]", metavar="DIRECTORY"
+        ),
     ] = None,
     project: Annotated[
         str, typer.Option(help="Of what is named without one.", envvar="PILOTFISH_PROJECT", metavar="NAME")
     ] = "default",
     output: Annotated[
-        str, typer.Option("-o", "--output", help="table, json, yaml or name.", envvar="PILOTFISH_OUTPUT", metavar="FORM")
+        str,
+        typer.Option("-o", "--output", help="table, json, yaml or name.", envvar="PILOTFISH_OUTPUT", metavar="FORM"),
     ] = "table",
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
@@ -111,17 +116,17 @@ for group in (apply, watch, access):
     group.install(app)
 
 
-@app.command(rich_help_panel="Start here", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def demo(ctx: typer.Context) -> None:
-    """The whole life of a model, live, on this machine."""
-    try:
-        from pilotfish.cli.demo import command
-    except ImportError as error:
-        if error.name and not error.name.startswith("pilotfish.cli"):
-            raise
-        Output().warn("this build has no demo")
-        raise typer.Exit(ERROR) from None
-    command(ctx)
+@app.command(rich_help_panel="Start here")
+def demo(
+    seed: Annotated[int, typer.Option(help="Seed of split and order.")] = 0,
+    directory: Annotated[Path | None, typer.Option(help="Directory to work in; a temporary one by default.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the directory behind.")] = False,
+) -> None:
+    """The whole life of a model, live, on this machine, in a few minutes."""
+    # Loaded here: the demo needs scikit-learn, which no other command does.
+    from pilotfish.cli.demo.runner import run_demo
+
+    raise typer.Exit(run_demo(seed, base=directory, keep=keep))
 
 
 def _report(error: PilotfishError, cli: Cli | None) -> int:
@@ -164,6 +169,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read has gone, as `| head` does: nothing more can be written.
-        sys.stdout = None  # type: ignore[assignment]  # so that the interpreter does not flush into it
+        sys.stdout = None  # so that the interpreter does not flush into it
         return ERROR
     return 0

@@ -193,7 +193,9 @@ def _yaml(value: Any) -> str:
     try:
         import yaml
     except ImportError:
-        raise FailedPrecondition("YAML needs PyYAML, which is not installed: pip install pyyaml, or use -o json") from None
+        raise FailedPrecondition(
+            "YAML needs PyYAML, which is not installed: pip install pyyaml, or use -o json"
+        ) from None
     return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 

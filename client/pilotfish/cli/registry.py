@@ -81,7 +81,7 @@ def register(
 ) -> None:
     """Upload an artifact, have it validated, and register it as the model's next version."""
     cli = Cli.of(ctx)
-    facts = {"tags": pairs(tag, "--tag"), "metrics": _numbers(metric, "--metric")}
+    tags, metrics = pairs(tag, "--tag"), _numbers(metric, "--metric")
     with cli.client() as client, _upload_bar(cli.out, path) as progress:
         version = client.models.register(
             path,
@@ -92,8 +92,9 @@ def register(
             hyperparameters=_json_values(hyperparameter, "--hyperparameter"),
             training_data_hash=data_hash,
             validate_only=dry_run,
+            tags=tags,
+            metrics=metrics,
             progress=progress,
-            **facts,
         )
         record = plain(version)
     ref = f"{record['model']}@{record['number']}"

@@ -8,7 +8,18 @@ import typer
 
 from pilotfish.cli.context import Cli, plain
 from pilotfish.cli.failures import ERROR
-from pilotfish.cli.formats import age, bar, criterion, duration, escape, number, percent, short_name, state_glyph, state_style
+from pilotfish.cli.formats import (
+    age,
+    bar,
+    criterion,
+    duration,
+    escape,
+    number,
+    percent,
+    short_name,
+    state_glyph,
+    state_style,
+)
 from pilotfish.cli.output import Column, Output, Record
 from pilotfish.cli.progress import ticker
 from pilotfish.cli.verdicts import show_decision
@@ -156,10 +167,10 @@ def _follow(cli: Cli, client: Any, record: Record) -> Record:
 
 def show_rollout(out: Output, record: Record) -> None:
     """Write a rollout: its steps with the current one marked, and its newest judgement."""
-    state = record["state"]
+    state, since = record["state"], age(record.get("create_time", ""), out.now)
     endpoint = record["name"].split("/")[3]
     line = f"[{state_style(state)} bold]{state_glyph(state)} {state}[/]  [bold]{endpoint}/{record['stage']}[/]"
-    out.line(f"{line}  [dim]{record['deployment']}, by {escape(record['author'])}, {age(record.get('create_time', ''), out.now)} ago[/]")
+    out.line(f"{line}  [dim]{record['deployment']}, by {escape(record['author'])}, {since} ago[/]")
     if record["state_reason"]:
         out.line(f"  [dim]{escape(record['state_reason'])}[/]")
     plan = record.get("plan", {})

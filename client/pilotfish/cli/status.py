@@ -69,10 +69,10 @@ def _show(out: Output, found: dict[str, Any]) -> None:
         return
     for member in found["members"]:
         if member["kind"] == "node":
-            link = member.get("link", "")
+            link, seen = member.get("link", ""), age(member.get("seen_time", ""), out.now)
             out.line(
                 f"  [{state_style(link)}]{state_glyph(link)}[/] node {member['instance']}  "
-                f"[dim]{link}, {len(member['replicas'])} replicas, seen {age(member.get('seen_time', ''), out.now)} ago[/]"
+                f"[dim]{link}, {len(member['replicas'])} replicas, seen {seen} ago[/]"
             )
     _show_serving(out, found)
     _show_attention(out, found)
@@ -113,11 +113,15 @@ def _show_attention(out: Output, found: dict[str, Any]) -> None:
         lines.append(f"[red]▲[/] {alert['kind']}  {escape(alert['summary'])}  [dim]{short_name(alert['name'])}[/]")
     for job in found["jobs"]:
         share = f"{job['progress']:.0%}" if job["state"] == "running" else ""
-        lines.append(f"[cyan]◐[/] job {short_name(job['name'])} of {job['pipeline']}: {job['state']} {job['stage']} {share}")
+        lines.append(
+            f"[cyan]◐[/] job {short_name(job['name'])} of {job['pipeline']}: {job['state']} {job['stage']} {share}"
+        )
     for endpoint in found["endpoints"]:
         for mark in endpoint["quarantines"]:
             name = f"{endpoint['model']}@{mark['version']}"
-            lines.append(f"[yellow]▲[/] {name} is quarantined at {short_name(endpoint['name'])}: {escape(mark['reason'])}")
+            lines.append(
+                f"[yellow]▲[/] {name} is quarantined at {short_name(endpoint['name'])}: {escape(mark['reason'])}"
+            )
     lost = [m for m in found["members"] if m.get("link") == "lost"]
     lines += [f"[yellow]▲[/] {m['kind']} {m['instance']} is lost" for m in lost]
     if found["automation"].get("paused"):

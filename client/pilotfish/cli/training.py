@@ -53,7 +53,9 @@ def train(
 def _finish(cli: Cli, record: Record, watched: bool) -> None:
     name = short_name(record["name"])
     if not watched:
-        cli.out.one(record, lambda: cli.out.done(f"job [bold]{name}[/] of {record['pipeline']} is {record['state']}"), name)
+        cli.out.one(
+            record, lambda: cli.out.done(f"job [bold]{name}[/] of {record['pipeline']} is {record['state']}"), name
+        )
         cli.out.hint(f"pilotfish job watch {name}")
         return
     cli.out.one(record, lambda: show_job(cli.out, record), name)
@@ -104,8 +106,8 @@ def show_job(out: Output, record: Record) -> None:
     """Write how a job ended: what it made, its metrics beside the champion's, the gate's judgement, its findings."""
     state, version = record["state"], record["version"]
     made = f"  made version [bold]@{version}[/]" if version and state == "succeeded" else ""
-    line = f"[{state_style(state)} bold]{state_glyph(state)} {state}[/]  job {short_name(record['name'])} of {record['pipeline']}"
-    out.line(line + made)
+    job_name = f"job {short_name(record['name'])} of {record['pipeline']}"
+    out.line(f"[{state_style(state)} bold]{state_glyph(state)} {state}[/]  {job_name}{made}")
     if record["state_reason"]:
         out.line(f"  [dim]{escape(record['state_reason'])}[/]")
     if record["metrics"]:

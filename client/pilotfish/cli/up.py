@@ -152,7 +152,9 @@ def _detach(cli: Cli, options: Options, data_roots: list[Path], endpoint_ports: 
     if child.poll() is not None:
         with open(log, errors="replace") as text:
             text.seek(begin)
-            raise Unavailable("pilotfish did not start:\n" + text.read()[-2000:].strip(), metadata={"next": f"see {log}"})
+            raise Unavailable(
+                "pilotfish did not start:\n" + text.read()[-2000:].strip(), metadata={"next": f"see {log}"}
+            )
     if not facts:
         os.kill(child.pid, signal.SIGTERM)
         raise DeadlineExceeded(f"pilotfish did not start within {START_TIMEOUT_S:g} s", metadata={"next": f"see {log}"})

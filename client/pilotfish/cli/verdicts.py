@@ -34,7 +34,9 @@ def parse_criterion(text: str) -> Record:
             f"{text!r} is no criterion",
             violations=[
                 Violation("criterion", "write METRIC<=BOUND[:MIN_SAMPLE], such as 'error_ratio<=0.01:100'"),
-                Violation("criterion", "relative to production: 'latency_p99_ms<=baseline+5' or 'accuracy>=baseline-0.01'"),
+                Violation(
+                    "criterion", "relative to production: 'latency_p99_ms<=baseline+5' or 'accuracy>=baseline-0.01'"
+                ),
             ],
         )
     made: Record = {"metric": found["metric"].lower(), "comparison": found["sign"], "bound": bound}

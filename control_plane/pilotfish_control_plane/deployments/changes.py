@@ -19,7 +19,9 @@ from pilotfish_control_plane.deployments.rollout_model import Decision, Rollout,
 from pilotfish_control_plane.deployments.rules import transitions
 from pilotfish_control_plane.fleet.model import LOCAL_NODE
 from pilotfish_control_plane.storage import deployments as rows
+from pilotfish_control_plane.storage import endpoints as endpoint_rows
 from pilotfish_control_plane.storage import fleet as fleet_rows
+from pilotfish_control_plane.storage import replicas as replica_rows
 from pilotfish_control_plane.storage import rollouts as rollout_rows
 from pilotfish_control_plane.storage.transaction import Tx
 
@@ -68,7 +70,7 @@ def touch_bindings(tx: Tx, replicas: list[str]) -> None:
 def save_endpoint(tx: Tx, endpoint: Endpoint, **changes: Any) -> Endpoint:
     """Write an endpoint with some fields changed; return it."""
     changed = dataclasses.replace(endpoint, **changes, serial=endpoint.serial + 1)
-    rows.save_endpoint(tx.conn, changed)
+    endpoint_rows.save_endpoint(tx.conn, changed)
     tx.wake(f"endpoints.{endpoint.id}")
     return changed
 
@@ -133,7 +135,7 @@ def emit_deployment(tx: Tx, deployment: Deployment, kind: str = "") -> None:
 def save_replica(tx: Tx, replica: Replica, **changes: Any) -> Replica:
     """Write a replica with some fields changed; return it."""
     changed = dataclasses.replace(replica, **changes)
-    rows.save_replica(tx.conn, changed)
+    replica_rows.save_replica(tx.conn, changed)
     if changes.keys() <= {"link"}:
         show_deployment(tx, replica.deployment)
     else:
@@ -181,7 +183,7 @@ def enter_rollout(tx: Tx, rollout: Rollout, state: RolloutState, reason: str = "
     transitions.check_rollout(rollout.name, rollout.state, state)
     if not state.is_open:
         changes["ended"] = tx.now
-        endpoint = rows.endpoint(tx.conn, rollout.project, rollout.endpoint)
+        endpoint = endpoint_rows.endpoint(tx.conn, rollout.project, rollout.endpoint)
         if endpoint is not None and endpoint.open_rollout == rollout.id:
             save_endpoint(tx, endpoint, open_rollout="")
     changed = save_rollout(tx, rollout, state=state, state_reason=reason, **changes)

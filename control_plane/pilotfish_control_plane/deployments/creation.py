@@ -21,6 +21,7 @@ from pilotfish_control_plane.fleet.model import LOCAL_NODE
 from pilotfish_control_plane.names import VersionRef, check_id
 from pilotfish_control_plane.registry.model import Version
 from pilotfish_control_plane.storage import deployments as rows
+from pilotfish_control_plane.storage import endpoints as endpoint_rows
 from pilotfish_control_plane.storage import fleet as fleet_rows
 from pilotfish_control_plane.storage import rollouts as rollout_rows
 from pilotfish_control_plane.storage.transaction import Tx
@@ -64,7 +65,7 @@ class Creation:
         problems += configuration.plan_problems(plan, command.stage) if command.stage.is_live else []
         configuration.check("the deployment", problems)
         version, missing = self._find(tx, command.version_ref, ref)
-        endpoint = rows.endpoint(tx.conn, ref.project, endpoint_id)
+        endpoint = endpoint_rows.endpoint(tx.conn, ref.project, endpoint_id)
         if endpoint is not None and endpoint.model != ref.model:
             raise InvalidArgument(
                 f"endpoint {endpoint_id} serves model {endpoint.model}, not {ref.model}: name another endpoint",
@@ -111,12 +112,12 @@ class Creation:
         Raises:
             FailedPrecondition: a check failed; every one that did.
         """
-        endpoint = rows.endpoint(tx.conn, source.project, source.endpoint)
+        endpoint = endpoint_rows.endpoint(tx.conn, source.project, source.endpoint)
         assert endpoint is not None
         origin = Origin(RolloutKind.PROMOTE, source, automation, own_rollout)
         version = self.check_promotion(tx, endpoint, source, target, origin)
         # The check saw past the source's own rollout; by now it is over.
-        endpoint = rows.endpoint(tx.conn, source.project, source.endpoint)
+        endpoint = endpoint_rows.endpoint(tx.conn, source.project, source.endpoint)
         assert endpoint is not None
         config = _for_stage(source.config, target)
         return self.begin(tx, endpoint, version, target, config, plan or RolloutPlan.default(target), origin)
@@ -148,7 +149,7 @@ class Creation:
         if endpoint is not None:
             held = rows.slots_of(tx.conn, endpoint.project, endpoint.id).get(Stage.PRODUCTION)
             production = held.id if held is not None else ""
-            marks = rows.quarantines_of(tx.conn, endpoint.project, endpoint.id)
+            marks = endpoint_rows.quarantines_of(tx.conn, endpoint.project, endpoint.id)
             quarantine = next((m.reason for m in marks if version is not None and m.version == version.number), "")
             open_rollout = endpoint.open_rollout if endpoint.open_rollout != origin.own_rollout else ""
         return readiness.ReadinessFacts(
@@ -177,10 +178,10 @@ class Creation:
 
     def create_endpoint(self, tx: Tx, project: str, endpoint_id: str, model: str) -> Endpoint:
         """Insert an endpoint; return it with the lowest free port of its own."""
-        taken = rows.ports_in_use(tx.conn)
+        taken = endpoint_rows.ports_in_use(tx.conn)
         port = next((p for p in self._neighbours.endpoint_ports if p not in taken), 0)
         endpoint = Endpoint(project, endpoint_id, model, port, tx.now, RouteTable(updated=tx.now))
-        rows.add_endpoint(tx.conn, endpoint)
+        endpoint_rows.add_endpoint(tx.conn, endpoint)
         changes.touch_node(tx)
         tx.emit("endpoint.created", endpoint.name, {"model": model, "port": port, "actor": tx.actor.name})
         tx.audit("CreateEndpoint", endpoint.name, None, {"model": model, "port": port})
@@ -258,7 +259,7 @@ class Creation:
                 source=origin.source.id if origin.source is not None else "",
             ),
         )
-        current = rows.endpoint(tx.conn, endpoint.project, endpoint.id)
+        current = endpoint_rows.endpoint(tx.conn, endpoint.project, endpoint.id)
         assert current is not None
         changes.save_endpoint(tx, current, open_rollout=rollout.id)
         tx.emit("rollout.pending", rollout.name, {"deployment": deployment.id, "stage": deployment.stage.value})

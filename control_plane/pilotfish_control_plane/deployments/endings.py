@@ -19,7 +19,9 @@ from pilotfish_control_plane.deployments.model import (
 from pilotfish_control_plane.deployments.neighbours import Neighbours
 from pilotfish_control_plane.fleet.model import LOCAL_NODE
 from pilotfish_control_plane.storage import deployments as rows
+from pilotfish_control_plane.storage import endpoints as endpoint_rows
 from pilotfish_control_plane.storage import fleet as fleet_rows
+from pilotfish_control_plane.storage import replicas as replica_rows
 from pilotfish_control_plane.storage.transaction import Tx
 
 __all__ = ["Endings"]
@@ -99,18 +101,18 @@ class Endings:
         if not self.drained(tx, deployment):
             return deployment
         self._drain_replicas(tx, deployment, deployment.state_reason)
-        if rows.replicas_of(tx.conn, [deployment.id])[deployment.id]:
+        if replica_rows.replicas_of(tx.conn, [deployment.id])[deployment.id]:
             return deployment
         return changes.enter_deployment(tx, deployment, DeploymentState.STOPPED, deployment.state_reason)
 
     def _drain_replicas(self, tx: Tx, deployment: Deployment, reason: str) -> None:
-        for replica in rows.replicas_of(tx.conn, [deployment.id])[deployment.id]:
+        for replica in replica_rows.replicas_of(tx.conn, [deployment.id])[deployment.id]:
             if not replica.draining:
                 self.drain_replica(tx, deployment, replica.id, reason)
 
     def drain_replica(self, tx: Tx, deployment: Deployment, replica_id: str, reason: str) -> None:
         """Let a replica finish its calls and stop; one that never ran is STOPPED at once."""
-        replica = rows.replica(tx.conn, replica_id)
+        replica = replica_rows.replica(tx.conn, replica_id)
         if replica is None or replica.state is ReplicaState.STOPPED:
             return
         changes.touch_node(tx)
@@ -123,13 +125,13 @@ class Endings:
 
     def quarantine(self, tx: Tx, deployment: Deployment, reason: str) -> None:
         """Stop automation from deploying the deployment's version at its endpoint."""
-        endpoint = rows.endpoint(tx.conn, deployment.project, deployment.endpoint)
+        endpoint = endpoint_rows.endpoint(tx.conn, deployment.project, deployment.endpoint)
         if endpoint is not None:
             self.mark(tx, endpoint, deployment.version, reason)
 
     def mark(self, tx: Tx, endpoint: Endpoint, version: int, reason: str) -> None:
         """Put a version into quarantine at an endpoint."""
-        rows.add_quarantine(tx.conn, endpoint.project, endpoint.id, Quarantine(version, reason, tx.now))
+        endpoint_rows.add_quarantine(tx.conn, endpoint.project, endpoint.id, Quarantine(version, reason, tx.now))
         changes.save_endpoint(tx, endpoint)
         tx.emit("endpoint.quarantined", endpoint.name, {"version": version, "reason": reason, "actor": tx.actor.name})
 

@@ -27,7 +27,9 @@ from pilotfish_control_plane.deployments.neighbours import Neighbours
 from pilotfish_control_plane.fleet.model import NodeFacts, NodeReport, ReplicaReport
 from pilotfish_control_plane.registry.model import Version
 from pilotfish_control_plane.storage import deployments as rows
+from pilotfish_control_plane.storage import endpoints as endpoint_rows
 from pilotfish_control_plane.storage import fleet as fleet_rows
+from pilotfish_control_plane.storage import replicas as replica_rows
 from pilotfish_control_plane.storage.transaction import Tx
 
 __all__ = ["GatewayDeployment", "GatewayEndpoint", "NodeConfig", "NodeSide", "ReplicaBinding", "ReplicaSpec"]
@@ -96,7 +98,7 @@ class NodeSide:
     def node_config(self, tx: Tx, node: str) -> NodeConfig:
         """Return a node's whole configuration."""
         facts = fleet_rows.node(tx.conn, node)
-        replicas = rows.open_replicas(tx.conn, node)
+        replicas = replica_rows.open_replicas(tx.conn, node)
         deployments = rows.deployments_by_id(tx.conn, {r.deployment for r in replicas})
         versions: dict[str, Version] = {}
         specs = tuple(
@@ -123,9 +125,9 @@ class NodeSide:
     def _endpoints(self, tx: Tx) -> tuple[GatewayEndpoint, ...]:
         known = (d for d in rows.open_deployments(tx.conn) if not d.attached)
         serving = [d for d in known if d.state.serves or d.state is DeploymentState.WARMING]
-        replicas = rows.replicas_of(tx.conn, [d.id for d in serving])
+        replicas = replica_rows.replicas_of(tx.conn, [d.id for d in serving])
         found = []
-        for endpoint in rows.all_endpoints(tx.conn):
+        for endpoint in endpoint_rows.all_endpoints(tx.conn):
             mine = tuple(
                 GatewayDeployment(d.id, d.stage, d.version, tuple(r for r in replicas[d.id] if r.serves))
                 for d in serving
@@ -140,7 +142,7 @@ class NodeSide:
 
     def bindings(self, tx: Tx, replica_ids: Collection[str]) -> dict[str, ReplicaBinding]:
         """Return what sidecars are told of replicas, without those that have ended."""
-        replicas = [r for r in rows.replicas_by_id(tx.conn, replica_ids).values() if r.ended is None]
+        replicas = [r for r in replica_rows.replicas_by_id(tx.conn, replica_ids).values() if r.ended is None]
         deployments = rows.deployments_by_id(tx.conn, {r.deployment for r in replicas})
         described: dict[str, tuple[str, str]] = {}
         found = {}
@@ -173,14 +175,14 @@ class NodeSide:
     def touch_profile(self, tx: Tx, project: str, model: str, version: int) -> None:
         """Tell the sidecars of a version's replicas that its profile or signature changed."""
         ids = [d.id for d in rows.of_version(tx.conn, project, model, version) if not d.state.has_ended]
-        changes.touch_bindings(tx, [r.id for rs in rows.replicas_of(tx.conn, ids).values() for r in rs])
+        changes.touch_bindings(tx, [r.id for rs in replica_rows.replicas_of(tx.conn, ids).values() for r in rs])
 
     def apply_node_state(self, tx: Tx, node: str, state: NodeReport) -> None:
         """Take in what a node sees, whole; a replica it does not report is not running."""
         self._apply_facts(tx, node, state)
         reports = {r.replica: r for r in state.replicas}
         moved = False
-        for replica in rows.open_replicas(tx.conn, node):
+        for replica in replica_rows.open_replicas(tx.conn, node):
             changed = _apply(tx, replica, reports.get(replica.id))
             moved = moved or _route(changed) != _route(replica)
         if moved:
@@ -207,13 +209,13 @@ class NodeSide:
 
     def link_changed(self, tx: Tx, replica_ids: Collection[str], link: LinkState) -> None:
         """Note how the streams of replicas' sidecars stand; it moves no traffic."""
-        for replica in rows.replicas_by_id(tx.conn, replica_ids).values():
+        for replica in replica_rows.replicas_by_id(tx.conn, replica_ids).values():
             if replica.ended is None and replica.link is not link:
                 changes.save_replica(tx, replica, link=link)
 
     def apply_sidecar_health(self, tx: Tx, healthy: Mapping[str, bool]) -> None:
         """Take in how sidecars find attached model servers, which no node watches."""
-        for replica in rows.replicas_by_id(tx.conn, healthy).values():
+        for replica in replica_rows.replicas_by_id(tx.conn, healthy).values():
             deployment = rows.deployment(tx.conn, replica.deployment)
             if deployment is None or not deployment.attached or replica.ended is not None:
                 continue

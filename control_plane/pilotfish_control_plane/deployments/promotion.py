@@ -16,6 +16,7 @@ from pilotfish_control_plane.deployments.rollout_model import Decision, RolloutK
 from pilotfish_control_plane.deployments.rules import configuration
 from pilotfish_control_plane.deployments.rules.judgement import judge
 from pilotfish_control_plane.storage import deployments as rows
+from pilotfish_control_plane.storage import endpoints as endpoint_rows
 from pilotfish_control_plane.storage import rollouts as rollout_rows
 from pilotfish_control_plane.storage.transaction import Tx
 
@@ -44,7 +45,7 @@ class Promotion:
             problems += configuration.plan_problems(command.plan, target)
         configuration.check("the promotion", problems)
         own = self._own_rollout(tx, source)
-        endpoint = rows.endpoint(tx.conn, source.project, source.endpoint)
+        endpoint = endpoint_rows.endpoint(tx.conn, source.project, source.endpoint)
         assert endpoint is not None
         origin = Origin(RolloutKind.PROMOTE, source, command.automation, own)
         self._creation.check_promotion(tx, endpoint, source, target, origin)

@@ -20,7 +20,9 @@ from pilotfish_control_plane.deployments.rollout_model import Decision, Rollout
 from pilotfish_control_plane.fleet.model import LOCAL_NODE, NodeFacts
 from pilotfish_control_plane.names import DEFAULT_PROJECT, DeploymentRef, EndpointName, RolloutName
 from pilotfish_control_plane.storage import deployments as rows
+from pilotfish_control_plane.storage import endpoints as endpoint_rows
 from pilotfish_control_plane.storage import fleet as fleet_rows
+from pilotfish_control_plane.storage import replicas as replica_rows
 from pilotfish_control_plane.storage import rollouts as rollout_rows
 from pilotfish_control_plane.storage.paging import Page, PageRequest
 from pilotfish_control_plane.storage.transaction import Tx
@@ -38,7 +40,7 @@ class Reading:
             NotFound: there is no such endpoint.
         """
         wanted = EndpointName.read(name, "endpoint", project)
-        found = rows.endpoint(tx.conn, wanted.project, wanted.endpoint)
+        found = endpoint_rows.endpoint(tx.conn, wanted.project, wanted.endpoint)
         if found is None:
             raise NotFound(
                 f"there is no endpoint {wanted.endpoint} in project {wanted.project}", reason="ENDPOINT_NOT_FOUND"
@@ -47,11 +49,11 @@ class Reading:
 
     def endpoints_of_model(self, tx: Tx, project: str, model: str) -> list[Endpoint]:
         """Return the endpoints that serve a model."""
-        return rows.find_endpoint_of(tx.conn, model, project)
+        return endpoint_rows.find_endpoint_of(tx.conn, model, project)
 
     def list_endpoints(self, tx: Tx, project: str, request: PageRequest) -> Page[Endpoint]:
         """Return a page of a project's endpoints."""
-        return rows.list_endpoints(tx.conn, project, request)
+        return endpoint_rows.list_endpoints(tx.conn, project, request)
 
     def get(self, tx: Tx, deployment_id: str) -> Deployment:
         """Return a deployment by its id.
@@ -132,12 +134,12 @@ class Reading:
 
     def replicas_of(self, tx: Tx, deployment_ids: Sequence[str]) -> dict[str, list[Replica]]:
         """Return the replicas of deployments that have not ended, oldest first."""
-        return rows.replicas_of(tx.conn, deployment_ids)
+        return replica_rows.replicas_of(tx.conn, deployment_ids)
 
     def weights_of(self, tx: Tx, deployments: Sequence[Deployment]) -> dict[str, int]:
         """Return each deployment's share of the live traffic in basis points."""
         names = {(d.project, d.endpoint) for d in deployments}
-        tables = {n: e.routes for n in names if (e := rows.endpoint(tx.conn, *n)) is not None}
+        tables = {n: e.routes for n in names if (e := endpoint_rows.endpoint(tx.conn, *n)) is not None}
         return {
             d.id: tables[d.project, d.endpoint].weight_bp(d.id) if (d.project, d.endpoint) in tables else 0
             for d in deployments
@@ -145,16 +147,16 @@ class Reading:
 
     def traffic_bp(self, tx: Tx, deployment: Deployment) -> int:
         """Return the deployment's share of the live traffic in basis points."""
-        endpoint = rows.endpoint(tx.conn, deployment.project, deployment.endpoint)
+        endpoint = endpoint_rows.endpoint(tx.conn, deployment.project, deployment.endpoint)
         return 0 if endpoint is None else endpoint.routes.weight_bp(deployment.id)
 
     def replicas(self, tx: Tx, deployment_id: str, *, show_ended: bool = False) -> list[Replica]:
         """Return the replicas of a deployment, oldest first."""
-        return rows.replicas_of(tx.conn, [deployment_id], show_ended=show_ended)[deployment_id]
+        return replica_rows.replicas_of(tx.conn, [deployment_id], show_ended=show_ended)[deployment_id]
 
     def quarantines(self, tx: Tx, endpoint: Endpoint) -> list[Quarantine]:
         """Return the versions that automation may not deploy at an endpoint."""
-        return rows.quarantines_of(tx.conn, endpoint.project, endpoint.id)
+        return endpoint_rows.quarantines_of(tx.conn, endpoint.project, endpoint.id)
 
     def rollout(self, tx: Tx, name: str, project: str = DEFAULT_PROJECT) -> Rollout:
         """Return a rollout by full name, or the newest one of an endpoint by the endpoint's id.

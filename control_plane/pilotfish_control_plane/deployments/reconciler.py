@@ -24,6 +24,7 @@ from pilotfish_control_plane.deployments.service import DeploymentService
 from pilotfish_control_plane.fleet.model import LOCAL_NODE
 from pilotfish_control_plane.storage import deployments as rows
 from pilotfish_control_plane.storage import fleet as fleet_rows
+from pilotfish_control_plane.storage import replicas as replica_rows
 from pilotfish_control_plane.storage import rollouts as rollout_rows
 from pilotfish_control_plane.storage.transaction import Tx
 
@@ -71,7 +72,7 @@ class DeploymentReconciler:
         """Move every deployment on that has not ended."""
         soonest, link = _Soonest(), node_link(tx)
         standing = rows.open_deployments(tx.conn)
-        replicas = rows.replicas_of(tx.conn, [d.id for d in standing])
+        replicas = replica_rows.replicas_of(tx.conn, [d.id for d in standing])
         for deployment in standing:
             # Most have nothing to do, and a transaction that many wait for must not ask about each of them.
             settled, look_again_s = _settled(deployment, replicas[deployment.id], link, tx.now)
@@ -127,7 +128,7 @@ class DeploymentReconciler:
 
     def _fill(self, tx: Tx, deployment: Deployment) -> list[Replica]:
         """Create, raise and drain replicas as planned; return those that have not ended."""
-        replicas = rows.replicas_of(tx.conn, [deployment.id])[deployment.id]
+        replicas = replica_rows.replicas_of(tx.conn, [deployment.id])[deployment.id]
 
         def same_process(number: int) -> bool:
             revision = rows.revision(tx.conn, deployment.id, number)
@@ -141,7 +142,7 @@ class DeploymentReconciler:
         self._create(tx, deployment, plan.create)
         if plan.create or plan.drain or plan.raise_revision:
             changes.touch_node(tx)
-            return rows.replicas_of(tx.conn, [deployment.id])[deployment.id]
+            return replica_rows.replicas_of(tx.conn, [deployment.id])[deployment.id]
         return replicas
 
     def _create(self, tx: Tx, deployment: Deployment, count: int) -> None:
@@ -159,7 +160,7 @@ class DeploymentReconciler:
                 "" if deployment.attached else LOCAL_NODE,
                 tx.now,
             )
-            rows.add_replica(tx.conn, replica)
+            replica_rows.add_replica(tx.conn, replica)
             changes.touch_bindings(tx, [replica.id])
             tx.emit("replica.starting", replica.name, {"deployment": deployment.id, "revision": deployment.revision})
 

@@ -16,6 +16,7 @@ from pilotfish_control_plane.deployments.rolling import Rolling
 from pilotfish_control_plane.deployments.rollout_model import Rollout, RolloutKind, RolloutPlan
 from pilotfish_control_plane.registry.model import Version
 from pilotfish_control_plane.storage import deployments as rows
+from pilotfish_control_plane.storage import endpoints as endpoint_rows
 from pilotfish_control_plane.storage import rollouts as rollout_rows
 from pilotfish_control_plane.storage.transaction import Tx
 
@@ -94,7 +95,8 @@ class Restoring:
         return RolledBack(restored, stopped)
 
     def _previous(self, tx: Tx, endpoint: Endpoint, bad: Deployment) -> tuple[Deployment, Version] | None:
-        barred = {m.version for m in rows.quarantines_of(tx.conn, endpoint.project, endpoint.id)} | {bad.version}
+        marks = endpoint_rows.quarantines_of(tx.conn, endpoint.project, endpoint.id)
+        barred = {bad.version, *(m.version for m in marks)}
         for candidate in rows.restorable(tx.conn, bad, endpoint.created):
             if candidate.version in barred:
                 continue
@@ -156,6 +158,6 @@ class Restoring:
         self._endings.end(tx, current, f"rolled back: {reason}")
 
     def _endpoint(self, tx: Tx, bad: Deployment) -> Endpoint:
-        endpoint = rows.endpoint(tx.conn, bad.project, bad.endpoint)
+        endpoint = endpoint_rows.endpoint(tx.conn, bad.project, bad.endpoint)
         assert endpoint is not None
         return endpoint

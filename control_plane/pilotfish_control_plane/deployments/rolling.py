@@ -28,6 +28,7 @@ from pilotfish_control_plane.deployments.rules import traffic
 from pilotfish_control_plane.deployments.rules.judgement import Judgement, judge
 from pilotfish_control_plane.deployments.rules.rollouts import Move, RolloutMove, Subject, decide, judges
 from pilotfish_control_plane.storage import deployments as rows
+from pilotfish_control_plane.storage import endpoints as endpoint_rows
 from pilotfish_control_plane.storage import rollouts as rollout_rows
 from pilotfish_control_plane.storage.transaction import Tx
 
@@ -124,7 +125,7 @@ class Rolling:
         return held if held is not None and held.id != rollout.deployment and held.state.serves else None
 
     def _endpoint(self, tx: Tx, rollout: Rollout) -> Endpoint:
-        endpoint = rows.endpoint(tx.conn, rollout.project, rollout.endpoint)
+        endpoint = endpoint_rows.endpoint(tx.conn, rollout.project, rollout.endpoint)
         assert endpoint is not None
         return endpoint
 

@@ -14,6 +14,7 @@ from pilotfish_control_plane.deployments.commands import SetTrafficCommand
 from pilotfish_control_plane.deployments.model import FULL_WEIGHT_BP, Deployment, Endpoint, Shadow, Stage
 from pilotfish_control_plane.deployments.rules import traffic
 from pilotfish_control_plane.storage import deployments as rows
+from pilotfish_control_plane.storage import endpoints as endpoint_rows
 from pilotfish_control_plane.storage.transaction import Tx
 from pilotfish_control_plane.storage.types import JsonObject
 
@@ -83,7 +84,7 @@ def heir_of(tx: Tx, endpoint: Endpoint, gone: str) -> str | None:
 
 def leave_traffic(tx: Tx, deployment: Deployment, cause: str) -> None:
     """Take a deployment's weight and shadow away; its share goes to whoever serves the endpoint best."""
-    endpoint = rows.endpoint(tx.conn, deployment.project, deployment.endpoint)
+    endpoint = endpoint_rows.endpoint(tx.conn, deployment.project, deployment.endpoint)
     if endpoint is None:
         return
     weights = endpoint.routes.weights

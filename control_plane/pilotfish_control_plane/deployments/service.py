@@ -35,6 +35,8 @@ from pilotfish_control_plane.deployments.rollout_model import Rollout
 from pilotfish_control_plane.deployments.rules import configuration
 from pilotfish_control_plane.names import DEFAULT_PROJECT, check_id
 from pilotfish_control_plane.storage import deployments as rows
+from pilotfish_control_plane.storage import endpoints as endpoint_rows
+from pilotfish_control_plane.storage import replicas as replica_rows
 from pilotfish_control_plane.storage.transaction import Tx
 
 __all__ = ["DeploymentService"]
@@ -67,7 +69,7 @@ class DeploymentService(Reading, NodeSide):
         """
         check_id(endpoint_id, "endpoint_id")
         check_id(model, "model")
-        if rows.endpoint(tx.conn, project, endpoint_id) is not None:
+        if endpoint_rows.endpoint(tx.conn, project, endpoint_id) is not None:
             raise AlreadyExists(f"there is an endpoint {endpoint_id} already", reason="ENDPOINT_EXISTS")
         if not self._neighbours.registry().has_model(tx, project, model):
             raise NotFound(f"there is no model {model}: register a version of it first", reason="MODEL_NOT_FOUND")
@@ -90,7 +92,7 @@ class DeploymentService(Reading, NodeSide):
                     Violation(d.name, f"{d.stage.value}, {d.state.value.upper()}", "NOT_ENDED") for d in standing
                 ],
             )
-        rows.delete_endpoint(tx.conn, project, endpoint.id)
+        endpoint_rows.delete_endpoint(tx.conn, project, endpoint.id)
         changes.touch_node(tx)
         tx.emit("endpoint.deleted", endpoint.name, {"actor": tx.actor.name})
         tx.audit("DeleteEndpoint", endpoint.name, {"model": endpoint.model}, None)
@@ -224,7 +226,7 @@ class DeploymentService(Reading, NodeSide):
         rows.add_revision(tx.conn, Revision(deployment.id, number, config, tx.actor.name, tx.now))
         before = {"revision": deployment.revision}
         if config.monitoring != deployment.config.monitoring:
-            replicas = rows.replicas_of(tx.conn, [deployment.id])[deployment.id]
+            replicas = replica_rows.replicas_of(tx.conn, [deployment.id])[deployment.id]
             changes.touch_bindings(tx, [r.id for r in replicas])
         revised = changes.save_deployment(tx, deployment, config=config, revision=number, load_replicas=None)
         changes.touch_node(tx)
@@ -267,7 +269,7 @@ class DeploymentService(Reading, NodeSide):
         """
         _need_reason(reason)
         found = self.endpoint(tx, project, endpoint)
-        if not rows.clear_quarantine(tx.conn, found.project, found.id, version):
+        if not endpoint_rows.clear_quarantine(tx.conn, found.project, found.id, version):
             raise NotFound(f"version {version} is not quarantined at {found.id}", reason="NOT_QUARANTINED")
         tx.emit("endpoint.quarantine_cleared", found.name, {"version": version, "reason": reason})
         tx.audit("ClearQuarantine", found.name, {"version": version}, {"reason": reason})

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -23,34 +21,28 @@ from pilotfish_control_plane.core import Core, Installed
 from pilotfish_control_plane.deployments.changes import WATCH_TOPIC
 from pilotfish_control_plane.deployments.commands import DeployCommand, PromoteCommand
 from pilotfish_control_plane.deployments.model import Deployment, Endpoint, Stage
-from pilotfish_control_plane.deployments.neighbours import Neighbours
 from pilotfish_control_plane.deployments.reconciler import DeploymentReconciler, LoadReconciler, RolloutReconciler
-from pilotfish_control_plane.deployments.rollout_model import Evidence, Rollout
+from pilotfish_control_plane.deployments.rollout_model import Rollout
 from pilotfish_control_plane.deployments.service import DeploymentService
-from pilotfish_control_plane.experiments.service import ExperimentService
 from pilotfish_control_plane.grpc_server import deployments_wire as wire
-from pilotfish_control_plane.monitoring.service import MonitoringService
+from pilotfish_control_plane.grpc_server.deployment_neighbours import neighbours_of
 from pilotfish_control_plane.names import (
     DEFAULT_PROJECT,
-    DeploymentName,
     EndpointName,
     ProjectName,
     VersionRef,
     project_id,
 )
-from pilotfish_control_plane.registry.model import Version, VersionStatus
+from pilotfish_control_plane.registry.model import Version
 from pilotfish_control_plane.registry.service import RegistryService
-from pilotfish_control_plane.storage import monitoring as monitoring_rows
 from pilotfish_control_plane.storage.paging import PageRequest
 from pilotfish_control_plane.storage.transaction import Tx
-from pilotfish_control_plane.storage.types import JsonObject
 
-__all__ = ["DeploymentServicer", "install", "parse_ports"]
+__all__ = ["DeploymentServicer", "install"]
 
 M = TypeVar("M", bound=Message)
 
 WATCH_SWEEP_S = 5.0
-ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 
 class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
@@ -416,94 +408,9 @@ def _parent(text: str) -> tuple[str, str]:
     return name.project, name.endpoint
 
 
-class _Registry:
-    """The registry as deployments see it."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    @property
-    def _service(self) -> RegistryService:
-        return self._core.services.get(RegistryService)
-
-    def resolve_version(self, tx: Tx, ref: str, project: str) -> Version:
-        return self._service.find(tx, VersionRef.parse(ref, "version", project))
-
-    def get_version(self, tx: Tx, project: str, model: str, number: int) -> Version:
-        return self._service.get_version(tx, project, model, number)
-
-    def has_model(self, tx: Tx, project: str, model: str) -> bool:
-        try:
-            self._service.get_model(tx, project, model)
-        except NotFound:
-            return False
-        return True
-
-    def set_standing(self, tx: Tx, version: Version, *, in_production: bool, reason: str) -> None:
-        status = VersionStatus.PRODUCTION if in_production else VersionStatus.STAGING
-        self._service.set_status(
-            tx, version.project, version.model, version.number, status, reason=reason, by_deployment=True
-        )
-
-    def profile_json(self, tx: Tx, version: Version) -> str:
-        found = self._service.profile(tx, version)
-        return found[1] if found is not None else ""
-
-
-class _Monitoring:
-    """Monitoring as deployments see it."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    @property
-    def grain_s(self) -> float:
-        return float(monitoring_rows.BUCKET_S)
-
-    def evidence(self, tx: Tx, deployment_id: str, since: datetime | None) -> Evidence:
-        return self._core.services.get(MonitoringService).evidence(tx, deployment_id, since)
-
-    def learned_profile(self, tx: Tx, deployment_id: str) -> str:
-        found = monitoring_rows.learned_profile(tx.conn, deployment_id)
-        return found[1] if found is not None else ""
-
-
-class _Experiments:
-    """The experiment tracker as deployments see it."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    def record_rollback(
-        self, tx: Tx, experiment: str, subject: str, parameters: JsonObject, tags: Mapping[str, str]
-    ) -> None:
-        project = DeploymentName.parse(subject).project
-        self._core.services.get(ExperimentService).record(
-            tx, "rollback", "finished", experiment, subject, parameters, {}, tags, project=project
-        )
-
-
-def new_id(prefix: str) -> str:
-    """Return a new id: a letter and ten random characters, short enough for the paths of sockets."""
-    return prefix + "".join(secrets.choice(ID_ALPHABET) for _ in range(10))
-
-
-def parse_ports(text: str) -> range:
-    """Return the ports of a checked setting such as "7500-7999"; "" or "0": none."""
-    first, dash, last = text.partition("-")
-    return range(int(first), int(last) + 1) if dash else range(0)
-
-
 def install(core: Core) -> Installed:
     """Add the area to a control plane."""
-    registry, monitoring, experiments = _Registry(core), _Monitoring(core), _Experiments(core)
-    neighbours = Neighbours(
-        registry=lambda: registry,
-        monitoring=lambda: monitoring,
-        experiments=lambda: experiments,
-        new_id=new_id,
-        endpoint_ports=parse_ports(core.settings.endpoint_ports),
-    )
+    neighbours = neighbours_of(core)
     service = core.services.add(DeploymentService(neighbours))
     servicer = DeploymentServicer(core, service)
     return Installed(

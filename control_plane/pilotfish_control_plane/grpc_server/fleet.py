@@ -30,7 +30,7 @@ from pilotfish_control_plane.monitoring.service import MonitoringService
 from pilotfish_control_plane.names import VersionName
 from pilotfish_control_plane.registry.model import Version
 from pilotfish_control_plane.registry.service import RegistryService
-from pilotfish_control_plane.storage import deployments as deployment_rows
+from pilotfish_control_plane.storage import replicas as replica_rows
 from pilotfish_control_plane.storage.transaction import Tx
 
 __all__ = ["FleetServicer", "install"]
@@ -52,10 +52,10 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
         self._fleet = fleet
 
     async def Connect(
-        self, requests: AsyncIterator[pb.ConnectRequest], context: Any
+        self, request_iterator: AsyncIterator[pb.ConnectRequest], context: Any
     ) -> AsyncIterator[pb.ConnectResponse]:
         """Follow one member: its states in, its configuration out."""
-        messages = aiter(requests)
+        messages = aiter(request_iterator)
         hello = fleet_wire.hello_from(await _first(messages))
         epoch = await self._fleet.epoch()
         welcome = await self._welcome(hello.instance, hello.kind, epoch)
@@ -132,10 +132,10 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
                     raise InvalidArgument(text, violations=[Violation("message", text, "UNEXPECTED")])
 
     async def Publish(
-        self, requests: AsyncIterator[pb.PublishRequest], context: Any
+        self, request_iterator: AsyncIterator[pb.PublishRequest], context: Any
     ) -> AsyncIterator[pb.PublishResponse]:
         """Take data in and answer with durable watermarks."""
-        async for response in self._core.services.get(Ingest).publish(requests):
+        async for response in self._core.services.get(Ingest).publish(request_iterator):
             yield response
 
     async def FetchArtifact(
@@ -202,7 +202,7 @@ def install(core: Core) -> Installed:
     def store_sidecar(tx: Tx, reports: Mapping[str, SidecarReplica]) -> None:
         deployments().apply_sidecar_health(tx, {r.replica: r.healthy for r in reports.values()})
         monitoring = core.services.get(MonitoringService)
-        for replica in deployment_rows.replicas_by_id(tx.conn, reports).values():
+        for replica in replica_rows.replicas_by_id(tx.conn, reports).values():
             r = reports[replica.id]
             capture = Capture(r.served, r.captured, r.in_flight, dict(r.dropped), dict(r.undecodable))
             monitoring.take_capture(tx, replica.id, replica.deployment, capture)

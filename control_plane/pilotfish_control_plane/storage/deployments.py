@@ -1,12 +1,13 @@
-"""Tables and queries of endpoints, deployments, revisions, replicas, slots and quarantines.
+"""Tables and queries of deployments, their revisions, and the slots that they hold.
 
-Owns rows and their conversion to the values of `deployments.model`; it decides nothing. Rollouts and decisions are
-in `storage.rollouts`.
+Owns rows and their conversion to the values of `deployments.model`; it decides nothing. Endpoints, replicas and
+rollouts have modules of their own, and belong to the same area.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -17,86 +18,47 @@ from sqlalchemy import (
     Index,
     Integer,
     Row,
-    Select,
     String,
     Table,
     Text,
     delete,
-    func,
     insert,
     select,
     update,
 )
 
 from pilotfish_control_plane.deployments.configuration import config_from_json, config_to_json
-from pilotfish_control_plane.deployments.model import (
-    Deployment,
-    DeploymentState,
-    Endpoint,
-    LinkState,
-    Quarantine,
-    Replica,
-    ReplicaState,
-    Revision,
-    RouteTable,
-    Shadow,
-    Stage,
-)
-from pilotfish_control_plane.storage import rollouts as _rollouts  # its tables belong to the same area
+from pilotfish_control_plane.deployments.model import Deployment, DeploymentState, Revision, Stage
+from pilotfish_control_plane.storage import endpoints, replicas, rollouts
 from pilotfish_control_plane.storage.filter_sql import Kind, Scalar
 from pilotfish_control_plane.storage.metadata import metadata
 from pilotfish_control_plane.storage.paging import Listing, Page, PageRequest, fetch_page
-from pilotfish_control_plane.storage.types import BigId, Json, JsonObject, UtcDateTime
+from pilotfish_control_plane.storage.types import BigId, Json, UtcDateTime
 
 __all__ = [
     "add_deployment",
-    "add_endpoint",
-    "add_quarantine",
-    "add_replica",
     "add_revision",
-    "clear_quarantine",
     "clear_slot",
-    "delete_endpoint",
     "deployment",
-    "endpoint",
-    "find_endpoint_of",
+    "deployments",
+    "deployments_by_id",
     "holders",
     "list_deployments",
-    "list_endpoints",
+    "of_endpoint",
+    "of_version",
     "open_deployments",
-    "open_replicas",
-    "ports_in_use",
-    "quarantines_of",
-    "replica",
-    "replicas_of",
     "restorable",
     "revision",
+    "revisions",
     "save_deployment",
-    "save_endpoint",
-    "save_replica",
     "set_slot",
+    "slots",
     "slots_of",
 ]
 
-_ = _rollouts
+# Whoever loads this module, to create the schema above all, has loaded the whole area's tables.
+_AREA = (endpoints.endpoints, replicas.replicas, rollouts.rollouts)
 
-endpoints = Table(
-    "endpoints",
-    metadata,
-    Column("seq", BigId, primary_key=True, autoincrement=True),
-    Column("project", String(63), nullable=False),
-    Column("id", String(63), nullable=False),
-    Column("model", String(63), nullable=False),
-    Column("port", Integer, nullable=False),
-    Column("created", UtcDateTime, nullable=False),
-    Column("routes", Json, nullable=False),
-    Column("routes_updated", UtcDateTime),
-    Column("open_rollout", String(63), nullable=False),
-    Column("automation_paused", Boolean, nullable=False),
-    Column("serial", BigInteger, nullable=False),
-    Index("uq_endpoints_project_id", "project", "id", unique=True),
-    sqlite_autoincrement=True,
-)
 
 deployments = Table(
     "deployments",
@@ -132,6 +94,7 @@ deployments = Table(
     sqlite_autoincrement=True,
 )
 
+
 revisions = Table(
     "deployment_revisions",
     metadata,
@@ -141,6 +104,7 @@ revisions = Table(
     Column("author", String(255), nullable=False),
     Column("created", UtcDateTime, nullable=False),
 )
+
 
 slots = Table(
     "deployment_slots",
@@ -152,107 +116,16 @@ slots = Table(
     Column("deployment", String(63), nullable=False),
 )
 
-replicas = Table(
-    "replicas",
-    metadata,
-    Column("seq", BigId, primary_key=True, autoincrement=True),
-    Column("id", String(63), nullable=False, unique=True),
-    Column("project", String(63), nullable=False),
-    Column("endpoint", String(63), nullable=False),
-    Column("deployment", String(63), nullable=False),
-    Column("revision", BigInteger, nullable=False),
-    Column("node", String(63), nullable=False),
-    Column("created", UtcDateTime, nullable=False),
-    Column("state", String(9), nullable=False),
-    Column("open", Boolean, nullable=False),
-    Column("state_reason", Text, nullable=False),
-    Column("warmed", Boolean, nullable=False),
-    Column("draining", Boolean, nullable=False),
-    Column("grpc_address", String(255), nullable=False),
-    Column("http_address", String(255), nullable=False),
-    Column("link", String(9), nullable=False),
-    Column("server_pid", BigInteger, nullable=False),
-    Column("sidecar_pid", BigInteger, nullable=False),
-    Column("restarts", Integer, nullable=False),
-    Column("restarts_when_ready", Integer, nullable=False),
-    Column("unhealthy", UtcDateTime),
-    Column("ended", UtcDateTime),
-    Index("ix_replicas_deployment", "deployment", "seq"),
-    Index("ix_replicas_node_open", "node", "open"),
-    sqlite_autoincrement=True,
-)
 
-quarantines = Table(
-    "quarantines",
-    metadata,
-    Column("project", String(63), primary_key=True),
-    Column("endpoint", String(63), primary_key=True),
-    Column("version", BigInteger, primary_key=True, autoincrement=False),
-    Column("reason", Text, nullable=False),
-    Column("created", UtcDateTime, nullable=False),
-)
-
-
-# Any, in all rows below: columns of several types.
-def _endpoint_values(value: Endpoint) -> dict[str, Any]:
-    routes = value.routes
-    return {
-        "project": value.project,
-        "id": value.id,
-        "model": value.model,
-        "port": value.port,
-        "created": value.created,
-        "routes": {
-            "generation": routes.generation,
-            "weights": [list(w) for w in routes.weights],
-            "shadows": [[s.deployment, s.fraction_bp] for s in routes.shadows],
-            "sticky_header": routes.sticky_header,
-        },
-        "routes_updated": routes.updated,
-        "open_rollout": value.open_rollout,
-        "automation_paused": value.automation_paused,
-        "serial": value.serial,
-    }
-
-
-def _routes(stored: JsonObject, row: Row[Any]) -> RouteTable:
-    return RouteTable(
-        stored["generation"],
-        tuple((d, w) for d, w in stored["weights"]),
-        tuple(Shadow(d, f) for d, f in stored["shadows"]),
-        stored["sticky_header"],
-        row.routes_updated,
-    )
-
-
-def _endpoint(row: Row[Any]) -> Endpoint:
-    return Endpoint(
-        row.project,
-        row.id,
-        row.model,
-        row.port,
-        row.created,
-        _routes(row.routes, row),
-        row.open_rollout,
-        row.automation_paused,
-        row.serial,
-    )
-
-
-def _of_slots(cls: type[Any], row: Row[Any], **given: Any) -> Any:
-    """Return a `cls` from the row's columns of the same names, those in `given` converted."""
-    return cls(**{name: given.get(name, getattr(row, name, None)) for name in cls.__slots__})
-
-
+# Any, in the rows below: columns of several types.
 def _deployment(row: Row[Any]) -> Deployment:
-    found: Deployment = _of_slots(
-        Deployment,
-        row,
-        stage=Stage(row.stage),
-        state=DeploymentState(row.state),
-        config=config_from_json(row.config),
-    )
-    return found
+    values = {name: getattr(row, name) for name in Deployment.__slots__}
+    changed = {
+        "stage": Stage(row.stage),
+        "state": DeploymentState(row.state),
+        "config": config_from_json(row.config),
+    }
+    return Deployment(**{**values, **changed})
 
 
 def _deployment_values(value: Deployment) -> dict[str, Any]:
@@ -264,73 +137,6 @@ def _deployment_values(value: Deployment) -> dict[str, Any]:
         "open": not value.state.has_ended,
         "config": config_to_json(value.config),
     }
-
-
-def _replica(row: Row[Any]) -> Replica:
-    found: Replica = _of_slots(Replica, row, state=ReplicaState(row.state), link=LinkState(row.link))
-    return found
-
-
-def _replica_values(value: Replica) -> dict[str, Any]:
-    found = {name: getattr(value, name) for name in Replica.__slots__}
-    return {
-        **found,
-        "state": value.state.value,
-        "open": value.state is not ReplicaState.STOPPED,
-        "link": value.link.value,
-    }
-
-
-def add_endpoint(conn: Connection, value: Endpoint) -> None:
-    """Insert an endpoint."""
-    conn.execute(insert(endpoints).values(**_endpoint_values(value)))
-
-
-def save_endpoint(conn: Connection, value: Endpoint) -> None:
-    """Write an endpoint's row whole."""
-    mine = (endpoints.c.project == value.project) & (endpoints.c.id == value.id)
-    conn.execute(update(endpoints).where(mine).values(**_endpoint_values(value)))
-
-
-def delete_endpoint(conn: Connection, project: str, endpoint_id: str) -> None:
-    """Delete an endpoint's row, slots and quarantines; its deployments stay as history."""
-    for table, key in ((endpoints, endpoints.c.id), (slots, slots.c.endpoint), (quarantines, quarantines.c.endpoint)):
-        conn.execute(delete(table).where(table.c.project == project, key == endpoint_id))
-
-
-def endpoint(conn: Connection, project: str, endpoint_id: str) -> Endpoint | None:
-    """Return an endpoint, or None."""
-    row = conn.execute(select(endpoints).where(endpoints.c.project == project, endpoints.c.id == endpoint_id)).first()
-    return None if row is None else _endpoint(row)
-
-
-def find_endpoint_of(conn: Connection, model: str, project: str) -> list[Endpoint]:
-    """Return the endpoints that serve a model."""
-    query = select(endpoints).where(endpoints.c.project == project, endpoints.c.model == model)
-    return [_endpoint(r) for r in conn.execute(query.order_by(endpoints.c.seq))]
-
-
-def all_endpoints(conn: Connection) -> list[Endpoint]:
-    """Return every endpoint of every project, oldest first."""
-    return [_endpoint(r) for r in conn.execute(select(endpoints).order_by(endpoints.c.seq))]
-
-
-def ports_in_use(conn: Connection) -> set[int]:
-    """Return the ports that endpoints have."""
-    return set(conn.execute(select(endpoints.c.port).where(endpoints.c.port > 0)).scalars())
-
-
-_ENDPOINTS = Listing(
-    key=Scalar(endpoints.c.id),
-    fields={"name": Scalar(endpoints.c.id), "model": Scalar(endpoints.c.model)},
-    orders={},
-)
-
-
-def list_endpoints(conn: Connection, project: str, request: PageRequest) -> Page[Endpoint]:
-    """Return a page of a project's endpoints, by id."""
-    query = select(endpoints).where(endpoints.c.project == project)
-    return fetch_page(conn, query, _ENDPOINTS, request, _endpoint)
 
 
 def add_deployment(conn: Connection, value: Deployment) -> Deployment:
@@ -385,7 +191,7 @@ def of_endpoint(conn: Connection, project: str, endpoint_id: str) -> list[Deploy
     return [_deployment(r) for r in conn.execute(query.order_by(deployments.c.number.desc()))]
 
 
-def restorable(conn: Connection, like: Deployment, since: Any) -> list[Deployment]:
+def restorable(conn: Connection, like: Deployment, since: datetime) -> list[Deployment]:
     """Return deployments of the same endpoint, stage and model that were READY once, newest first, without `like`."""
     query = select(deployments).where(
         deployments.c.project == like.project,
@@ -484,78 +290,3 @@ def holders(conn: Connection, project: str, model: str, version: int, stage: Sta
         )
     )
     return [_deployment(r) for r in conn.execute(query)]
-
-
-def add_replica(conn: Connection, value: Replica) -> None:
-    """Insert a replica."""
-    conn.execute(insert(replicas).values(**_replica_values(value)))
-
-
-def save_replica(conn: Connection, value: Replica) -> None:
-    """Write a replica's row whole."""
-    conn.execute(update(replicas).where(replicas.c.id == value.id).values(**_replica_values(value)))
-
-
-def replica(conn: Connection, replica_id: str) -> Replica | None:
-    """Return a replica, or None."""
-    row = conn.execute(select(replicas).where(replicas.c.id == replica_id)).first()
-    return None if row is None else _replica(row)
-
-
-def replicas_by_id(conn: Connection, ids: Collection[str]) -> dict[str, Replica]:
-    """Return replicas by id."""
-    found = {}
-    wanted = sorted(ids)
-    # SQLite takes a limited number of bound parameters in one statement.
-    for i in range(0, len(wanted), 500):
-        rows = conn.execute(select(replicas).where(replicas.c.id.in_(wanted[i : i + 500])))
-        found.update({r.id: _replica(r) for r in rows})
-    return found
-
-
-def replicas_of(
-    conn: Connection, deployment_ids: Sequence[str], *, show_ended: bool = False
-) -> dict[str, list[Replica]]:
-    """Return the replicas of each deployment, oldest first; a deployment without any has an empty list."""
-    found: dict[str, list[Replica]] = {d: [] for d in deployment_ids}
-    for i in range(0, len(deployment_ids), 500):
-        query = select(replicas).where(replicas.c.deployment.in_(deployment_ids[i : i + 500]))
-        if not show_ended:
-            query = query.where(replicas.c.open)
-        for row in conn.execute(query.order_by(replicas.c.seq)):
-            found[row.deployment].append(_replica(row))
-    return found
-
-
-def open_replicas(conn: Connection, node: str) -> list[Replica]:
-    """Return the replicas of a node that have not ended, oldest first."""
-    query: Select[Any] = select(replicas).where(replicas.c.node == node, replicas.c.open).order_by(replicas.c.seq)
-    return [_replica(r) for r in conn.execute(query)]
-
-
-def count_open_replicas(conn: Connection) -> int:
-    """Return how many replicas have not ended."""
-    return int(conn.execute(select(func.count()).select_from(replicas).where(replicas.c.open)).scalar_one())
-
-
-def add_quarantine(conn: Connection, project: str, endpoint_id: str, value: Quarantine) -> None:
-    """Mark a version; an older mark is replaced."""
-    clear_quarantine(conn, project, endpoint_id, value.version)
-    conn.execute(
-        insert(quarantines).values(
-            project=project, endpoint=endpoint_id, version=value.version, reason=value.reason, created=value.created
-        )
-    )
-
-
-def clear_quarantine(conn: Connection, project: str, endpoint_id: str, version: int) -> bool:
-    """Take the mark away; return whether there was one."""
-    mine = (quarantines.c.project == project) & (quarantines.c.endpoint == endpoint_id)
-    return bool(conn.execute(delete(quarantines).where(mine, quarantines.c.version == version)).rowcount)
-
-
-def quarantines_of(conn: Connection, project: str, endpoint_id: str) -> list[Quarantine]:
-    """Return the marks of an endpoint by version."""
-    query = select(quarantines).where(quarantines.c.project == project, quarantines.c.endpoint == endpoint_id)
-    rows = conn.execute(query.order_by(quarantines.c.version))
-    return [Quarantine(r.version, r.reason, r.created) for r in rows]

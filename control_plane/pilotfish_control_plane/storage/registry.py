@@ -284,12 +284,7 @@ def _columns(version: Version) -> dict[str, Any]:
 
 def _put_version_tags(conn: Connection, version: Version) -> None:
     if version.tags:
-        same = {
-            "version": version.id,
-            "project": version.project,
-            "model": version.model,
-            "number": version.number,
-        }
+        same = {"version": version.id, "project": version.project, "model": version.model}
         conn.execute(insert(version_tags), [{**same, "key": k, "value": v} for k, v in version.tags.items()])
 
 

@@ -35,6 +35,9 @@ __all__ = ["MAX_FILES_PER_PAGE", "list_changes", "list_models", "list_versions"]
 MAX_FILES_PER_PAGE = 10_000
 """Files over all versions of a page; a page that would have more ends earlier."""
 
+FEW = 1_000
+"""Versions up to which a tag counts as rare."""
+
 # Below every metric: versions without it come last in a falling order.
 _LOWEST = -1.7976931348623157e308
 _METRIC = re.compile(r"metrics\.([A-Za-z0-9_./-]{1,128})")
@@ -115,29 +118,51 @@ def list_versions(
     Raises:
         InvalidArgument: filter, order or token cannot be used.
     """
-    query = select(versions).where(versions.c.project == project)
+    # Ids only: what is searched and sorted then fits into an index. The rows come for the page alone.
+    query = select(versions.c.id).where(versions.c.project == project)
     if model:
         query = query.where(versions.c.model == model)
     if statuses:
         query = query.where(versions.c.status.in_([s.value for s in statuses]))
     if any_tags:
-        wanted = [version_tags.c.project == project, _any_tag(version_tags, any_tags)]
-        if model:
-            wanted.append(version_tags.c.model == model)
-        query = query.where(versions.c.id.in_(select(version_tags.c.version).where(*wanted)))
+        query = query.where(_tagged(conn, project, model, any_tags))
     listing = _versions_listing(request.order_by)
-    page: Page[Row[Any]] = fetch_page(conn, query, listing, request, lambda row: row)
+    page: Page[str] = fetch_page(conn, query, listing, request, lambda row: str(row.id))
+    rows = _rows(conn, page.items)
     total = 0
-    for count, row in enumerate(page.items):
-        total += row.file_count
+    for count, version_id in enumerate(page.items):
+        total += rows[version_id].file_count
         if count and total > MAX_FILES_PER_PAGE:
             shorter = PageRequest(count, request.page_token, request.filter, request.order_by, request.scope)
-            page = fetch_page(conn, query, listing, shorter, lambda row: row)
+            page = fetch_page(conn, query, listing, shorter, lambda row: str(row.id))
             break
-    ids = [row.id for row in page.items]
-    named, files = aliases_of(conn, ids), files_of(conn, ids)
-    items = [version_from(row, named.get(row.id, ()), files.get(row.id, ())) for row in page.items]
+    named, files = aliases_of(conn, page.items), files_of(conn, page.items)
+    items = [version_from(rows[key], named.get(key, ()), files.get(key, ())) for key in page.items]
     return Page(items, page.next_page_token)
+
+
+def _rows(conn: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:
+    return {row.id: row for row in conn.execute(select(versions).where(versions.c.id.in_(ids)))}
+
+
+def _tagged(conn: Connection, project: str, model: str, any_tags: Sequence[tuple[str, str | None]]) -> Any:
+    """Return the condition "has one of these tags", in the form that is quick for as many versions as have them.
+
+    Few: their ids, looked up one by one. Many: a look at the tags of each version in the order of the list, which
+    fills a page soon.
+    """
+    wanted = [version_tags.c.project == project, _any_tag(version_tags, any_tags)]
+    if model:
+        wanted.append(version_tags.c.model == model)
+    few = select(version_tags.c.version).where(*wanted).limit(FEW + 1)
+    ids = list(dict.fromkeys(conn.execute(few).scalars()))
+    if len(ids) <= FEW:
+        return versions.c.id.in_(ids)
+    return (
+        select(version_tags.c.version)
+        .where(version_tags.c.version == versions.c.id, _any_tag(version_tags, any_tags))
+        .exists()
+    )
 
 
 def _versions_listing(order_by: str) -> Listing:

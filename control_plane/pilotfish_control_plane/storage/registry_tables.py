@@ -91,8 +91,10 @@ versions = Table(
     ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
     UniqueConstraint("project", "model", "number"),
     UniqueConstraint("project", "model", "label"),
-    Index("ix_versions_number", "project", "number", "model"),
-    Index("ix_versions_status", "project", "model", "status", "number"),
+    # Lists end their order with the id, and read nothing but these columns until they have their page.
+    Index("ix_versions_number", "project", "number", "id"),
+    Index("ix_versions_status", "project", "status", "number", "id"),
+    Index("ix_versions_latest", "project", "model", "status", "number"),
     Index("ix_versions_created", "project", "created", "id"),
     Index("ix_versions_updated", "project", "updated", "id"),
 )
@@ -105,7 +107,7 @@ version_files = Table(
     Column("files", Json, nullable=False, comment="[[path, size_bytes, sha256], …]"),
 )
 
-# Project, model and number are repeated here so that one index answers a list by tag in its order.
+# Project and model are repeated here so that one index finds the versions with a tag.
 version_tags = Table(
     "version_tags",
     metadata,
@@ -114,9 +116,10 @@ version_tags = Table(
     Column("value", String(256), nullable=False),
     Column("project", String(63), nullable=False),
     Column("model", String(63), nullable=False),
-    Column("number", BigInteger, nullable=False),
-    Index("ix_version_tags_value", "project", "key", "value", "number", "model"),
-    Index("ix_version_tags_model", "project", "model", "key", "value", "number"),
+    Index("ix_version_tags_value", "project", "key", "value", "version"),
+    Index("ix_version_tags_model", "project", "model", "key", "value", "version"),
+    # For the filter grammar, which knows no project.
+    Index("ix_version_tags_key", "key", "value", "version"),
 )
 
 version_metrics = Table(

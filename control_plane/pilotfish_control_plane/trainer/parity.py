@@ -66,7 +66,7 @@ def check_parity(
     matrix = fitted.transform(features)
     answers = exported.scorer.answer(features)
     expected = np.ravel(estimator.predict(matrix))
-    free = np.zeros(len(matrix), dtype=np.bool_)
+    free = _tied_neighbours(estimator, matrix)
     if task is Task.REGRESSION:
         unit = spread if spread > 0 else 1.0
         gaps: Floats = np.abs(answers.label.astype(np.float64) - expected) / unit

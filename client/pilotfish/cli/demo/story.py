@@ -278,7 +278,7 @@ class Story:
             self.client.lifecycle.create_rule(
                 "retrain-on-drift",
                 {
-                    "description": "new kinds of rows: learn them, try the result on part of the traffic, promote it if it is good",
+                    "description": "new kinds of rows: learn them, try the result, promote it if it is good",
                     "triggers": [{"type": "data_drift", "endpoint": ENDPOINT, "stages": ["production"]}],
                     "conditions": [{"metric": "label_count", "comparison": ">=", "bound": 100}],
                     "actions": [
@@ -318,7 +318,8 @@ class Story:
             self.facts["drift_detected_after_predictions"] = counted
             names = [f.feature for f in verdict.features if f.drifted]
             self.show.fact(
-                f"drift after {counted} shifted predictions: {verdict.method} {verdict.score:.1f}, threshold {verdict.threshold:.1f}"
+                f"drift after {counted} shifted predictions: {verdict.method} {verdict.score:.1f}, "
+                f"threshold {verdict.threshold:.1f}"
             )
             self.show.fact(
                 f"{len(names)} of {len(verdict.features)} features drifted, most of all {', '.join(names[:4])}"
@@ -360,7 +361,8 @@ class Story:
             self.need(state == "succeeded", f"the job is {state}: {job.state_reason}")
             champion = job.champion_metrics.get("accuracy", float("nan"))
             self.show.fact(
-                f"gate: accuracy {job.metrics['accuracy']:.3f}, champion {MODEL}@{job.champion_version} on the same rows {champion:.3f}"
+                f"gate: accuracy {job.metrics['accuracy']:.3f}, "
+                f"champion {MODEL}@{job.champion_version} on the same rows {champion:.3f}"
             )
             self.facts["retrained_version"] = job.version
             rollout = self._watch_rollout(job.version)
@@ -398,10 +400,8 @@ class Story:
             return None
 
         rollout = self.wait_for(f"a rollout of version {version}", found, timeout_s=30.0)
-        newest: deployment_pb2.Rollout = rollout
-        for newest in self.client.deployments.watch_rollout(rollout.name, timeout_s=120.0):
-            continue
-        return newest
+        seen: list[deployment_pb2.Rollout] = list(self.client.deployments.watch_rollout(rollout.name, timeout_s=120.0))
+        return seen[-1]
 
     # 7 ---------------------------------------------------------------------------------------------------
 
@@ -541,7 +541,8 @@ class Story:
         self.need(duplicated == 0, f"{duplicated} actions took effect more than once")
         self.need(bool(reactions), "no rule acted")
         self.show.fact(
-            f"{len(done)} actions, {duplicated} of them twice; slowest reaction {max(reactions):.2f} s after its window closed"
+            f"{len(done)} actions, {duplicated} of them twice; "
+            f"slowest reaction {max(reactions):.2f} s after its window closed"
         )
 
     # 10 --------------------------------------------------------------------------------------------------
@@ -579,7 +580,8 @@ class Story:
         report = self.client.monitoring.report(ENDPOINT)
         totals, drift = report["totals"], report["drift_analysis"]
         lines = [
-            f"predictions {totals['predictions']}, errors {totals['errors']}, p50 {totals['latency'].get('p50_ms', 0):.2f} ms, "
+            f"predictions {totals['predictions']}, errors {totals['errors']}, "
+            f"p50 {totals['latency'].get('p50_ms', 0):.2f} ms, "
             f"p99 {totals['latency'].get('p99_ms', 0):.2f} ms, labels {totals['label_coverage'] or 0:.0%}",
             f"drift: {drift['windows_drifted']} of {drift['windows']} windows, most often "
             + ", ".join(f["feature"] for f in drift["most_drifted_features"][:4]),

@@ -19,18 +19,19 @@ __all__ = ["run_demo"]
 START_TIMEOUT_S = 90.0
 
 
-def run_demo(seed: int, *, home: Path | None = None, keep: bool = False) -> int:
+def run_demo(seed: int, *, base: Path | None = None, keep: bool = False) -> int:
     """Run the demo and return its exit status.
 
     Args:
         seed: of split and order.
-        home: a directory that does not exist yet; None: a temporary one.
-        keep: leave the home behind.
+        base: directory to work in; None: a temporary one.
+        keep: leave it behind.
     """
     from pilotfish.cli.demo.story import STEPS, Story
 
     began = time.monotonic()
-    base = home or Path(tempfile.mkdtemp(prefix="pilotfish-demo-"))
+    temporary = base is None
+    base = base.resolve() if base is not None else Path(tempfile.mkdtemp(prefix="pilotfish-demo-"))
     show = Show(STEPS)
     show.console.print(f"[bold]pilotfish demo[/], seed {seed}: the whole life of a model on real digits, in {base}")
     supervisor = _start(base)
@@ -52,8 +53,8 @@ def run_demo(seed: int, *, home: Path | None = None, keep: bool = False) -> int:
         return 130
     finally:
         _stop(supervisor)
-        if keep or home is not None:
-            show.console.print(f"      the home is kept in {base}")
+        if keep or not temporary:
+            show.console.print(f"      everything is kept in {base}")
         else:
             shutil.rmtree(base, ignore_errors=True)
     show.last_line(facts)
