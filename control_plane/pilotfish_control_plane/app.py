@@ -215,7 +215,7 @@ class ControlPlane:
         core, settings = self.core, self.settings
         leadership = Leadership(core.db, self._holder, ttl_s=settings.lease_s)
         metrics = LoopMetrics(core.metrics)
-        sealer = AuditSealer(secret_file(self.paths.audit_key).encode())
+        sealer = AuditSealer(secret_file(self.paths.audit_key).encode(), self.paths.audit_head)
         reconcilers: list[Reconciler] = [
             sealer,
             AnswerRetention(),

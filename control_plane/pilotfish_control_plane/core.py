@@ -60,6 +60,11 @@ class Paths:
         return self.home / "audit_key"
 
     @property
+    def audit_head(self) -> Path:
+        """The end of the audit chain when it was last sealed here."""
+        return self.home / "audit_head"
+
+    @property
     def database(self) -> Path:
         """The SQLite file, unless another database is set."""
         return self.home / "pilotfish.db"

@@ -129,7 +129,7 @@ class Gateway:
     def _assign_ports(self, spec: GatewaySpec, *, running: bool) -> None:
         """Keep the ports that are in use; choose free ones for new endpoints."""
         if not running:
-            self._shared = free_port(self._host, self._shared or spec.shared_port)
+            self._shared = free_port(self._host, self._shared)
         wanted = {e.endpoint: e.port for e in spec.endpoints}
         self._ports = {e: p for e, p in self._ports.items() if e in wanted}
         for endpoint, port in wanted.items():

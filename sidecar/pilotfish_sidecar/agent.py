@@ -22,6 +22,7 @@ from pilotfish.v1 import sidecar_service_pb2 as pb
 from pilotfish_sidecar.clock import Clock, SystemClock
 from pilotfish_sidecar.config import Binding
 from pilotfish_sidecar.ending import end_tasks
+from pilotfish_sidecar.health import HealthProbe, Target
 from pilotfish_sidecar.intake import Intake
 from pilotfish_sidecar.log_api import LogServer, SidecarServicer
 from pilotfish_sidecar.rows import Who
@@ -55,6 +56,7 @@ class AgentSettings:
         who: the replica, and what is known of it before a configuration comes.
         limits: bounds of the spool.
         refuse_when_full: whether a full spool refuses the log API rather than dropping the oldest rows.
+        probe: how an attached model server is asked whether it is ready; None: the tap's process tells.
     """
 
     run_dir: Path
@@ -67,6 +69,7 @@ class AgentSettings:
     who: Who
     limits: SpoolLimits = field(default_factory=SpoolLimits)
     refuse_when_full: bool = True
+    probe: Target | None = None
 
 
 class Agent:
@@ -104,6 +107,7 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self._converting: asyncio.Task[None] | None = None
         self._marked: object = None
+        self._probe: HealthProbe | None = None
 
     async def start(self) -> None:
         """Listen, and begin to connect."""
@@ -118,6 +122,9 @@ class Agent:
             rng=self._rng,
         )
         self._tasks = [asyncio.ensure_future(self.uplink.run()), asyncio.ensure_future(self._tick_forever())]
+        if self.settings.probe is not None:
+            self._probe = HealthProbe(self.settings.probe)
+            self._tasks.append(asyncio.ensure_future(self._probe.run()))
         _return_memory()
         self._write_ready()
         log.info(
@@ -234,11 +241,17 @@ class Agent:
             windows = self.intake.windows.get(replica)
             state.replicas.add(
                 replica=replica,
-                healthy=replica in alive,
+                healthy=self._healthy(replica, alive),
                 capture=counts,
                 learned_rows=windows.learned_rows if windows is not None else 0,
             )
         return state
+
+    def _healthy(self, replica: str, alive: set[str]) -> bool:
+        if self._probe is not None:
+            return self._probe.healthy
+        # Without a tap and without a probe, whoever logs predictions lives.
+        return replica in alive or (self.intake.accounts.logged[replica] > 0 and not self.books.read())
 
     def _status(self, answer: pb.SidecarServiceGetStatusResponse) -> None:
         answer.connected = self.uplink is not None and self.uplink.connected

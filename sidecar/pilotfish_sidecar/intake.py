@@ -228,15 +228,20 @@ class Intake:
     # Configuration
 
     def store_config(self, config: fleet.MemberConfig) -> None:
-        """Take a configuration, durably once the spool is synced; an equal one only changes the version.
+        """Take a configuration, durably once the spool is synced.
+
+        A replica that it does not name any more keeps its binding: what a draining server still answers, and what
+        waits in the spool, must be read as before.
 
         Raises:
             InvalidArgument: it is refused; the last good one stays in force.
         """
         parse_config(config.sidecar)
-        at_us = self._now_us()
-        meta = {"config": config.version, "at": at_us}
-        self._append([Draft(Kind.MARK, 0, config.SerializeToString(), meta)], [None])
+        merged = fleet.MemberConfig.FromString(config.SerializeToString())
+        named = {binding.replica for binding in config.sidecar.bindings}
+        merged.sidecar.bindings.extend(each for each in self.config.sidecar.bindings if each.replica not in named)
+        meta = {"config": config.version, "at": self._now_us()}
+        self._append([Draft(Kind.MARK, 0, merged.SerializeToString(), meta)], [None])
 
     def _take_config(self, config: fleet.MemberConfig, at_us: int) -> None:
         try:
@@ -244,9 +249,6 @@ class Intake:
         except InvalidArgument as error:  # written by another release
             log.error("the kept configuration %d cannot be used: %s", config.version, error)
             return
-        for replica in self.windows.keys() - bindings.keys():
-            gone = self.windows.pop(replica)
-            self._closed += ((gone.binding.who, judged) for judged in gone.close())
         for replica, binding in bindings.items():
             if replica in self.windows:
                 # The window that is closed by this was served under the old binding.

@@ -29,13 +29,18 @@ def _parser() -> argparse.ArgumentParser:
     agent = commands.add_parser("agent", help="capture predictions, watch drift, report to the control plane")
     need = agent.add_argument_group("who and where")
     need.add_argument("--run-dir", type=Path, required=True, help="directory of the replica's runtime files")
-    need.add_argument("--replica", required=True, help="id of the replica")
-    need.add_argument("--instance", help="stable id of this sidecar; default: sidecar-REPLICA")
+    need.add_argument(
+        "--replica", required=True, action="append", help="id of the replica; again for each further one it serves"
+    )
+    need.add_argument("--instance", help="stable id of this sidecar; default: sidecar-REPLICA of the first")
     need.add_argument("--control-plane", required=True, metavar="HOST:PORT", help="address of the control plane")
     need.add_argument("--token-file", type=Path, help="file with the token")
     need.add_argument("--tls-ca", type=Path, help="PEM of the authority to trust; without it no TLS")
     need.add_argument("--tls-certificate", type=Path, help="PEM of this sidecar's certificate")
     need.add_argument("--tls-key", type=Path, help="PEM of its key")
+    need.add_argument(
+        "--health", metavar="URL", help="grpc://HOST:PORT or http://HOST:PORT/PATH of an attached model server to probe"
+    )
     files = agent.add_argument_group("files (default: in the run directory)")
     files.add_argument("--tap-socket", type=Path, help="Unix socket of the tap; default: tap.sock")
     files.add_argument("--tap-counters", type=Path, help="counters file of the tap; default: tap.counters")
@@ -61,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(args: argparse.Namespace) -> AgentSettings:
     from pilotfish_sidecar.agent import AgentSettings
+    from pilotfish_sidecar.health import parse_target
     from pilotfish_sidecar.rows import Who
     from pilotfish_sidecar.spool import SpoolLimits
     from pilotfish_sidecar.uplink import UplinkSettings
@@ -68,15 +74,21 @@ def _settings(args: argparse.Namespace) -> AgentSettings:
     run_dir: Path = args.run_dir
     return AgentSettings(
         run_dir=run_dir,
-        instance=args.instance or f"sidecar-{args.replica}",
+        instance=args.instance or f"sidecar-{args.replica[0]}",
         uplink=UplinkSettings(
-            args.control_plane, args.token_file, args.tls_ca, args.tls_certificate, args.tls_key
+            args.control_plane,
+            args.token_file,
+            args.tls_ca,
+            args.tls_certificate,
+            args.tls_key,
+            tuple(args.replica[1:]),
         ),
+        probe=parse_target(args.health) if args.health else None,
         tap_socket=args.tap_socket or run_dir / "tap.sock",
         tap_counters=args.tap_counters or run_dir / "tap.counters",
         spool_dir=args.spool_dir or run_dir / "spool",
         log_socket=args.log_socket or run_dir / "log.sock",
-        who=Who(args.deployment, args.replica, args.endpoint, args.model, args.version),
+        who=Who(args.deployment, args.replica[0], args.endpoint, args.model, args.version),
         limits=SpoolLimits(max_bytes=int(args.spool_max_mib * (1 << 20)), max_age_s=args.spool_max_age_s),
         refuse_when_full=args.spool_policy == "refuse",
     )

@@ -64,6 +64,7 @@ class UplinkSettings:
         token_file: holds the token; read at every connection, so it may be replaced. None: no token.
         ca_file: PEM of the authority to trust; None: no TLS.
         certificate_file, key_file: PEM of our own identity; None: none.
+        also: further replicas that this sidecar serves, beside its own.
     """
 
     address: str
@@ -71,6 +72,7 @@ class UplinkSettings:
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
+    also: tuple[str, ...] = ()
 
     def metadata(self) -> list[tuple[str, str]]:
         """Return the metadata of a call.
@@ -202,7 +204,7 @@ class Uplink:
             instance=spool.instance,
             incarnation=spool.incarnation,
             program_version=PROGRAM_VERSION,
-            replicas=sorted(self._intake.bindings) or [self._intake.fallback.who.replica],
+            replicas=sorted({*self._intake.bindings, self._intake.fallback.who.replica, *self._settings.also}),
             config_version=self._intake.config.version,
             spool_heads=[
                 fleet.StreamOffset(stream=key.kind.stream, incarnation=key.incarnation, offset=head)

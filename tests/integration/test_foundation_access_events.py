@@ -98,6 +98,15 @@ async def test_the_trail_is_listed_newest_first_filtered_and_verified(plane: Run
     assert (checked.intact, checked.first_broken) == (False, 3)
 
 
+async def test_cutting_the_end_off_the_trail_is_found(plane: RunningControlPlane) -> None:
+    for i in range(3):
+        await access(plane).CreateToken(pb.CreateTokenRequest(name=f"t{i}", role=options_pb2.ROLE_VIEWER))
+    await asyncio.sleep(1.0)
+    await plane.core.db.write(lambda tx: tx.conn.execute(text("DELETE FROM audit WHERE id = 3")))
+    checked = await access(plane).VerifyAudit(pb.VerifyAuditRequest())
+    assert (checked.intact, checked.sealed, checked.unsealed) == (False, 2, 0)
+
+
 def watch(plane: RunningControlPlane, **fields: Any) -> Any:
     return event_service_pb2_grpc.EventServiceStub(plane.channel).Watch(event_service_pb2.WatchRequest(**fields))
 

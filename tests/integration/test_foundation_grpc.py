@@ -253,6 +253,15 @@ async def test_a_revoked_token_ends_at_once_and_takes_its_open_streams_along(pla
         assert isinstance(await failure(watch.read()), errors.Unauthenticated)
 
 
+async def test_a_revoked_token_is_not_served_from_a_cache(plane: RunningControlPlane) -> None:
+    token = await token_with(plane, Role.VIEWER)
+    async with plane.channel_with(token) as channel:
+        stub = registry_service_pb2_grpc.RegistryServiceStub(channel)
+        await stub.GetModel(get())
+        await plane.core.db.write(lambda tx: access.revoke_token(tx, token))
+        assert isinstance(await failure(stub.GetModel(get())), errors.Unauthenticated)
+
+
 async def test_a_token_ends_when_it_expires(plane: RunningControlPlane) -> None:
     async with plane.channel_with(await token_with(plane, Role.VIEWER, lifetime_s=0.4)) as channel:
         stub = registry_service_pb2_grpc.RegistryServiceStub(channel)

@@ -319,6 +319,21 @@ async def test_a_dead_process_s_external_action_is_performed_again_with_the_same
     assert found(database, "k").result is None
 
 
+def test_the_end_of_an_overtaken_attempt_changes_nothing_while_the_newer_one_runs(
+    database: Database, clock: FakeClock
+) -> None:
+    added = enqueue(database, "k")
+    old = database.write_sync(lambda tx: actions.lease(tx, added, 30.0))
+    clock.advance(30)
+    (lost,) = database.read_sync(lambda tx: actions.due(tx.conn, ["do"], tx.now, 10))
+    new = database.write_sync(lambda tx: actions.lease(tx, lost, 30.0))
+    with pytest.raises(Aborted, match="epoch 1 lost its lease"):
+        database.write_sync(lambda tx: actions.succeed(tx, old, None))
+    assert found(database, "k").state is ActionState.LEASED
+    database.write_sync(lambda tx: actions.succeed(tx, new, {"n": 2}))
+    assert found(database, "k").result == {"n": 2}
+
+
 async def test_a_long_external_action_keeps_its_lease(database_url: str) -> None:
     database = Database.open(database_url, SystemClock(), migrate=False)
     epochs: list[int] = []

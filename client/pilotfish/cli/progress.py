@@ -80,7 +80,7 @@ def follow_deployment(out: Output, client: Client, record: Record, timeout_s: fl
             record = plain(message)
             state, why = record["state"], _why(record)
             reason = f"  [dim]{escape(why)}[/]" if why else ""
-            shown.step(f"[{state_style(state)}]{state_glyph(state)} {state}[/]{reason}")
+            shown.step(f"[{state_style(state)}]{state_glyph(state)} {state:<9}[/]{reason}")
             shown.now(f"[{state_style(state)}]{state}[/]  [dim]{record['ready_replicas']}/{len(record['replicas'])}[/]")
             if state == "ready":
                 return record, shown.seconds

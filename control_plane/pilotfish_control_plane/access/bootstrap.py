@@ -1,10 +1,11 @@
 """The first tokens: made at the first start, kept in files that only their owner can read.
 
-Owns the files `token` (administrator), `node_token` (nodes and sidecars) and `audit_key`. It never prints one.
+Owns the files `token` (administrator), `node_token` (nodes and sidecars), `audit_key` and `audit_head`. It never prints one.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from pathlib import Path
@@ -12,9 +13,10 @@ from pathlib import Path
 from pilotfish.errors import FailedPrecondition
 from pilotfish_control_plane.access.model import ALL_PROJECTS, Role
 from pilotfish_control_plane.storage import access
+from pilotfish_control_plane.storage.audit import Head
 from pilotfish_control_plane.storage.transaction import Tx
 
-__all__ = ["bootstrap", "secret_file", "token_for_node"]
+__all__ = ["bootstrap", "read_head", "secret_file", "token_for_node", "write_head"]
 
 ADMIN, NODE = "admin", "node"
 
@@ -50,6 +52,22 @@ def _write_secret(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def write_head(path: Path, head: Head) -> None:
+    """Keep the end of the audit chain in `path`."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"chain": head.chain, "seal": head.seal}) + "\n")
+    temporary.replace(path)
+
+
+def read_head(path: Path) -> Head | None:
+    """Return the end of the audit chain that was kept in `path`; None when there is none."""
+    try:
+        kept = json.loads(path.read_text())
+        return Head(int(kept["chain"]), str(kept["seal"]))
+    except FileNotFoundError:
+        return None
 
 
 def token_for_node(node_token: Path) -> str:

@@ -14,8 +14,10 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from pilotfish.errors import AlreadyExists, InvalidArgument, NotFound, Violation
+from pilotfish_control_plane.access.bootstrap import read_head
 from pilotfish_control_plane.access.model import ALL_PROJECTS, Role
 from pilotfish_control_plane.storage import access, audit
 from pilotfish_control_plane.storage.access import TokenRow
@@ -55,8 +57,9 @@ class Token:
 class AccessService:
     """Makes, lists and revokes tokens; shows and checks the audit trail."""
 
-    def __init__(self, token_key: bytes, audit_key: bytes) -> None:
-        """Derive tokens with `token_key`, check seals with `audit_key`."""
+    def __init__(self, token_key: bytes, audit_key: bytes, audit_head: Path) -> None:
+        """Derive tokens with `token_key`, check seals with `audit_key` up to what `audit_head` remembers."""
+        self._audit_head = audit_head
         self._token_key = token_key
         self._audit_key = audit_key
 
@@ -118,7 +121,7 @@ class AccessService:
 
     def verify_audit(self, tx: Tx) -> Verification:
         """Check every seal."""
-        return audit.verify(tx.conn, self._audit_key)
+        return audit.verify(tx.conn, self._audit_key, known=read_head(self._audit_head))
 
 
 def _violations(command: CreateToken) -> list[Violation]:

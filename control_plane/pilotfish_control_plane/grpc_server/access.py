@@ -137,7 +137,9 @@ def _entry(row: AuditRow) -> pb.AuditEntry:
 def install(core: Core) -> Installed:
     """Add AccessService."""
     token_key = secret_file(core.paths.home / "token_key").encode()
-    service = core.services.add(AccessService(token_key, secret_file(core.paths.audit_key).encode()))
+    service = core.services.add(
+        AccessService(token_key, secret_file(core.paths.audit_key).encode(), core.paths.audit_head)
+    )
     return Installed(
         servicers=[(access_service_pb2_grpc.add_AccessServiceServicer_to_server, AccessServicer(core, service))]
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from pilotfish_control_plane.access.bootstrap import write_head
 from pilotfish_control_plane.storage import audit, idempotency
 from pilotfish_control_plane.storage.transaction import Tx
 
@@ -18,13 +21,18 @@ class AuditSealer:
     debounce_s = 0.25
     sweep_s = 1.0
 
-    def __init__(self, key: bytes) -> None:
-        """Seal with `key`."""
+    def __init__(self, key: bytes, head_file: Path) -> None:
+        """Seal with `key`; note the end of the chain in `head_file`."""
         self._key = key
+        self._head_file = head_file
 
     def reconcile(self, tx: Tx) -> float | None:
         """Seal what is not sealed; come back at once when there is more."""
-        return 0.0 if audit.seal(tx.conn, self._key, _BATCH) == _BATCH else None
+        sealed = audit.seal(tx.conn, self._key, _BATCH)
+        if sealed:
+            end = audit.head(tx.conn)
+            tx.after_commit(lambda: write_head(self._head_file, end))
+        return 0.0 if sealed == _BATCH else None
 
 
 class AnswerRetention:

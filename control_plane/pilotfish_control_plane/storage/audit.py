@@ -23,7 +23,20 @@ from pilotfish_control_plane.storage.metadata import metadata
 from pilotfish_control_plane.storage.paging import Listing, Page, PageRequest, fetch_page
 from pilotfish_control_plane.storage.types import BigId, Json, JsonObject, UtcDateTime
 
-__all__ = ["TOPIC", "AuditRow", "Verification", "append", "audit", "key_id", "listing", "page", "seal", "verify"]
+__all__ = [
+    "TOPIC",
+    "AuditRow",
+    "Head",
+    "Verification",
+    "append",
+    "audit",
+    "head",
+    "key_id",
+    "listing",
+    "page",
+    "seal",
+    "verify",
+]
 
 TOPIC = "audit"
 GENESIS = "0" * 64
@@ -125,8 +138,30 @@ def seal(conn: Connection, key: bytes, limit: int = 1000) -> int:
     return len(rows)
 
 
-def verify(conn: Connection, key: bytes, limit: int = 20) -> Verification:
-    """Walk the chain and report every break: a changed, removed or re-ordered row. Stops after `limit` problems."""
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of the chain at some time: a link and its seal; (0, "") before the first."""
+
+    chain: int
+    seal: str
+
+
+def head(conn: Connection) -> Head:
+    """Return the newest link."""
+    newest = select(audit.c.chain, audit.c.seal).where(audit.c.chain.is_not(None)).order_by(audit.c.chain.desc())
+    row = conn.execute(newest.limit(1)).first()
+    return Head(row.chain, row.seal) if row else Head(0, "")
+
+
+def verify(conn: Connection, key: bytes, limit: int = 20, known: Head | None = None) -> Verification:
+    """Walk the chain and report every break: a changed, removed or re-ordered row.
+
+    Args:
+        conn: a connection in a transaction.
+        key: what it was sealed with.
+        limit: stop after so many problems.
+        known: a link that was once seen, kept outside the database: tells when the chain's end was cut off.
+    """
     problems: list[str] = []
     first_broken = 0
     expected, previous = 0, GENESIS
@@ -141,9 +176,13 @@ def verify(conn: Connection, key: bytes, limit: int = 20) -> Verification:
         elif not hmac.compare_digest(_digest(key, row.chain, previous, row), row.seal or ""):
             problems.append(f"link {row.chain} (row {row.id}, {row.method} {row.resource}) does not match its seal")
         previous = row.seal or ""
+        if known is not None and row.chain == known.chain and row.seal != known.seal:
+            problems.append(f"link {row.chain} (row {row.id}) is not the one that was sealed")
         first_broken = first_broken or (row.id if problems else 0)
         if len(problems) >= limit:
             break
+    if known is not None and expected < known.chain and len(problems) < limit:
+        problems.append(f"links {expected + 1} to {known.chain} were cut off the end")
     unsealed = conn.execute(select(func.count()).select_from(audit).where(audit.c.chain.is_(None))).scalar_one()
     return Verification(expected, unsealed, tuple(problems), first_broken)
 

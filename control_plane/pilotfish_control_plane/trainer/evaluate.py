@@ -130,7 +130,7 @@ def _fair_rows(directory: Path, hashes: npt.NDArray[np.uint64], minimum: int) ->
     if not path.exists():
         return every, "which rows the champion was trained on is unknown"
     known = np.fromfile(path, dtype="<u8")
-    fair = every
+    fair = np.flatnonzero(~np.isin(hashes, known))
     seen = len(every) - len(fair)
     if not seen:
         return every, ""
