@@ -17,8 +17,12 @@ _AGAIN_S: Final = 0.1
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:  # Any: whatever they would have returned
     """Cancel tasks until they are done; their results and errors are dropped."""
-    pending = {task for task in tasks if not task.done()}
+    ended = list(tasks)
+    pending = {task for task in ended if not task.done()}
     while pending:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=_AGAIN_S)
+    for task in ended:
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not complain of it

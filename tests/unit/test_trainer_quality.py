@@ -155,6 +155,10 @@ def test_regression_labels_must_be_numbers_that_vary() -> None:
     frame = clean()
     frame["y"] = 3.0
     assert "one value only" in only(issues_of(frame, task=Task.REGRESSION), "label").message
+    frame["y"] = [np.inf, *range(ROWS - 1)]
+    assert [i.message for i in issues_of(frame, task=Task.REGRESSION) if i.check == "label"] == [
+        "'y' has infinite values"
+    ]
     frame["y"] = ["x"] * 100 + ["1.5"] * 100
     assert any("100 labels are no numbers" in issue.message for issue in issues_of(frame, task=Task.REGRESSION))
 

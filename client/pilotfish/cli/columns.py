@@ -23,8 +23,8 @@ def _id(header: str = "NAME") -> Column:
     return _name(header, lambda r: short_name(r["name"]))
 
 
-def _field(header: str, field: str, style: str = "", *, wide: bool = False) -> Column:
-    return Column(header, lambda r: str(r.get(field, "")), style, wide=wide)
+def _field(header: str, field: str, style: str = "", *, wide: bool = False, extra: bool = False) -> Column:
+    return Column(header, lambda r: str(r.get(field, "")), style, wide=wide, extra=extra)
 
 
 def _pairs(values: dict[str, object], limit: int = 3) -> str:
@@ -37,7 +37,7 @@ def _models(now: datetime) -> list[Column]:
         _id("MODEL"),
         Column("LATEST", lambda r: f"@{r['latest_version']}" if r["latest_version"] else "–", right=True),
         Column("ALIASES", lambda r: " ".join(f"{k}→{v}" for k, v in sorted(r["aliases"].items())), "cyan"),
-        Column("TAGS", lambda r: _pairs(r["tags"]), "dim"),
+        Column("TAGS", lambda r: _pairs(r["tags"]), "dim", extra=True),
         _field("DESCRIPTION", "description", wide=True),
         _age(now),
     ]
@@ -50,7 +50,7 @@ def _versions(now: datetime) -> list[Column]:
         state_column("STATUS", "status"),
         Column("ALIASES", lambda r: " ".join(r["aliases"]), "cyan"),
         Column("METRICS", lambda r: _pairs(r["metrics"])),
-        _field("FRAMEWORK", "framework", "dim"),
+        _field("FRAMEWORK", "framework", "dim", extra=True),
         Column("SIZE", lambda r: bytes_text(r["artifact_size_bytes"]), right=True),
         _age(now),
     ]
@@ -66,7 +66,7 @@ def _endpoints(now: datetime) -> list[Column]:
         _field("MODEL", "model"),
         Column("SERVES", serving, wide=True),
         _field("ADDRESS", "address", "cyan"),
-        Column("AUTOMATION", lambda r: "paused" if r["automation_paused"] else "on", "dim"),
+        Column("AUTOMATION", lambda r: "paused" if r["automation_paused"] else "on", "dim", extra=True),
         _age(now),
     ]
 
@@ -78,23 +78,23 @@ def _deployments(now: datetime) -> list[Column]:
         state_column(),
         Column("REPLICAS", lambda r: f"{r['ready_replicas']}/{len(r['replicas'])}", right=True),
         Column("TRAFFIC", lambda r: percent(r["traffic_bp"]), right=True),
-        _field("AUTHOR", "author", "dim"),
+        _field("AUTHOR", "author", "dim", extra=True),
         _age(now),
-        _field("ID", "id", "dim"),
-        _field("REASON", "state_reason", wide=True),
+        _field("ID", "id", "dim", extra=True),
+        _field("REASON", "state_reason", "dim", wide=True),
     ]
 
 
 def _replicas(_now: datetime) -> list[Column]:
     return [
         _field("REPLICA", "id", "bold"),
-        _field("DEPLOYMENT", "deployment", "dim"),
+        _field("DEPLOYMENT", "deployment", "dim", extra=True),
         state_column(),
         state_column("SIDECAR", "link"),
-        _field("NODE", "node"),
+        _field("NODE", "node", extra=True),
         _field("GRPC", "grpc_address", "cyan"),
         Column("RESTARTS", lambda r: str(r["restarts"]), right=True),
-        _field("REASON", "state_reason", wide=True),
+        _field("REASON", "state_reason", "dim", wide=True),
     ]
 
 
@@ -108,8 +108,8 @@ def _rollouts(now: datetime) -> list[Column]:
         Column("STAGE", lambda r: r["stage"], lambda r: state_style(r["stage"])),
         state_column(),
         Column("STEP", step, right=True),
-        _field("REASON", "state_reason", wide=True),
-        _field("AUTHOR", "author", "dim"),
+        _field("REASON", "state_reason", "dim", wide=True),
+        _field("AUTHOR", "author", "dim", extra=True),
         _age(now),
     ]
 
@@ -135,10 +135,10 @@ def _jobs(now: datetime) -> list[Column]:
         _field("PIPELINE", "pipeline"),
         state_column(),
         Column("STAGE", lambda r: f"{r['stage']} {r['progress']:.0%}" if r["state"] == "running" else r["stage"]),
-        _field("TRIGGER", "trigger", "dim"),
+        _field("TRIGGER", "trigger", "dim", extra=True),
         Column("VERSION", lambda r: f"@{r['version']}" if r["version"] else "", "cyan"),
-        Column("METRICS", lambda r: _pairs(r["metrics"], 2)),
-        _field("REASON", "state_reason", wide=True),
+        Column("METRICS", lambda r: _pairs(r["metrics"], 2), extra=True),
+        _field("REASON", "state_reason", "dim", wide=True),
         _age(now),
     ]
 
@@ -177,7 +177,7 @@ def _firings(now: datetime) -> list[Column]:
         _field("ENDPOINT", "endpoint"),
         state_column(),
         Column("ACTIONS", did),
-        _field("REASON", "state_reason", wide=True),
+        _field("REASON", "state_reason", "dim", wide=True),
         _age(now),
     ]
 
@@ -229,7 +229,7 @@ def _members(now: datetime) -> list[Column]:
         _field("MEMBER", "instance", "bold"),
         _field("KIND", "kind"),
         state_column("LINK", "link"),
-        _field("HOST", "host", "dim"),
+        _field("HOST", "host", "dim", extra=True),
         Column("REPLICAS", lambda r: str(len(r["replicas"])), right=True),
         Column("STARTS", lambda r: str(r["incarnation"]), right=True),
         _field("CONFIG ERROR", "config_error", "red", wide=True),
@@ -251,6 +251,33 @@ def _tokens(now: datetime) -> list[Column]:
     ]
 
 
+def _metrics(_now: datetime) -> list[Column]:
+    def ms(field: str) -> Column:
+        header = field.removeprefix("latency_").removesuffix("_ms").upper() + " ms"
+        return Column(header, lambda r: number(r.get(field), 3), right=True)
+
+    def ratio(record: Record) -> str:
+        return f"{record['error_ratio']:.2%}" if record.get("error_ratio") is not None else "–"
+
+    def drift(record: Record) -> str:
+        verdict = record.get("drift")
+        if not verdict:
+            return "–"
+        return verdict["reason"] or f"{'drifted' if verdict['drifted'] else 'none'} {number(verdict['score'], 3)}"
+
+    return [
+        _field("DEPLOYMENT", "deployment", "bold"),
+        Column("VERSION", lambda r: f"@{r['version']}"),
+        Column("CALLS", lambda r: number(r["prediction_count"]), right=True),
+        Column("ERRORS", ratio, lambda r: "red" if (r.get("error_ratio") or 0) > 0.01 else "", right=True),
+        ms("latency_p50_ms"),
+        ms("latency_p99_ms"),
+        Column("LABELLED", lambda r: number(r["labelled_count"]), right=True),
+        Column("QUALITY", lambda r: "  ".join(f"{k} {number(v, 3)}" for k, v in list(r["quality"].items())[:2])),
+        Column("DRIFT", drift, lambda r: "red" if r.get("drift", {}).get("drifted") else "dim", wide=True),
+    ]
+
+
 COLUMNS: dict[str, Callable[[datetime], list[Column]]] = {
     "models": _models,
     "versions": _versions,
@@ -268,4 +295,5 @@ COLUMNS: dict[str, Callable[[datetime], list[Column]]] = {
     "runs": _runs,
     "members": _members,
     "tokens": _tokens,
+    "metrics": _metrics,
 }

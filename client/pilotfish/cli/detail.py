@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
 from pilotfish.cli.columns import COLUMNS
 from pilotfish.cli.formats import (
+    age,
     bytes_text,
     comparison,
     criterion,
@@ -27,13 +29,17 @@ from pilotfish.cli.verdicts import show_decision
 __all__ = ["field_text", "show_fields", "show_record"]
 
 # Told elsewhere, or of no use to a reader.
-HIDDEN = {"etag", "name", "id", "state", "status", "files_shown"}
+HIDDEN = {"name", "id", "state", "status"}
+UNTOLD = {"etag"}
+# Numbers that mean nothing at 0.
+OPTIONAL = ("_version", "_pid", "port")
 STATES = ("state", "status", "link")
 LISTED = {
     "deployments": "deployments",
     "versions": "versions",
     "replicas": "replicas",
     "alerts": "alerts",
+    "metrics": "metrics",
 }
 
 
@@ -52,39 +58,65 @@ def show_record(out: Output, kind: str, record: Record) -> None:
 
 def show_fields(out: Output, fields: Record, *, indent: int = 2) -> None:
     """Write the simple fields as a grid, then each section under its heading."""
-    simple = {k: field_text(k, v, out.now) for k, v in fields.items() if not _is_section(v)}
-    simple = {k: text for k, text in simple.items() if text}
-    width = max((len(_words(k)) for k in simple), default=0)
-    for key, text in simple.items():
-        first, *rest = text.splitlines()
-        out.line(f"{' ' * indent}[dim]{_words(key):<{width}}[/]  {escape(first)}")
-        for line in rest:
-            out.line(f"{' ' * (indent + width + 2)}{escape(line)}")
-    for key, value in fields.items():
-        if _is_section(value) and value:
+    shown = {k: v for k, v in fields.items() if k not in UNTOLD and not (k.endswith(OPTIONAL) and v == 0)}
+    simple = {k: field_text(k, v, out.now) for k, v in shown.items() if not _is_section(v, indent)}
+    out.pairs({_words(k): text for k, text in simple.items() if text}, indent=indent)
+    for key, value in shown.items():
+        if _is_section(value, indent) and value:
             _show_section(out, key, value, indent)
 
 
 def _show_section(out: Output, key: str, value: Any, indent: int) -> None:
+    if isinstance(value, dict) and not any(v for k, v in value.items() if k not in UNTOLD):
+        return
     if indent == 2:
         out.heading(_words(key).capitalize())
     else:
-        out.line(f"{' ' * indent}[bold]{_words(key)}[/]")
+        out.line(f"{' ' * indent}[dim]{_words(key)}[/]")
+    inner = 2 if indent == 2 else indent + 2
     if isinstance(value, dict):
         if "verdicts" in value and "verdict" in value:
-            show_decision(out, value, indent=indent)
+            show_decision(out, value, indent=inner)
         else:
-            show_fields(out, value, indent=indent if indent == 2 else indent + 2)
+            show_fields(out, value, indent=4 if indent == 2 else inner)
     elif key == "decisions":
         for decision in value[:5]:
-            show_decision(out, decision, indent=indent)
+            show_decision(out, decision, indent=inner)
+    elif key == "changes":
+        out.table(value, _change_columns(out.now), indent=inner)
     elif key in LISTED:
-        out.table(value, COLUMNS[LISTED[key]](out.now), indent=indent)
+        out.table(value, COLUMNS[LISTED[key]](out.now), indent=inner)
     else:
-        _show_list(out, key, value, indent)
+        _show_list(out, value, inner)
 
 
-def _show_list(out: Output, key: str, rows: list[Record], indent: int) -> None:
+def _change_columns(now: datetime) -> list[Column]:
+    def moved(change: Record) -> str:
+        before, after = (_compact(change.get(f"{side}_json", "")) for side in ("before", "after"))
+        return f"{before} → {after}" if before and after else (after or before)
+
+    return [
+        Column("AGO", lambda r: age(r.get("time", ""), now), "dim", right=True),
+        Column("WHO", lambda r: r.get("actor", "")),
+        Column("WHAT", lambda r: r.get("action", ""), "bold"),
+        Column("VALUE", moved, wide=True),
+        Column("WHY", lambda r: r.get("reason", ""), "dim", wide=True),
+    ]
+
+
+def _compact(text: str) -> str:
+    """Return a JSON object as NAME=VALUE pairs, without what is empty."""
+    try:
+        value = json.loads(text) if text else {}
+    except ValueError:
+        return text
+    if not isinstance(value, dict):
+        return str(value)
+    kept = {k: v for k, v in value.items() if v not in ("", None, [], {})}
+    return " ".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in kept.items())
+
+
+def _show_list(out: Output, rows: list[Record], indent: int) -> None:
     """Write rows as a table over their simple fields; whatever is nested is put into words."""
     keys: list[str] = []
     for row in rows:
@@ -101,9 +133,16 @@ def _show_list(out: Output, key: str, rows: list[Record], indent: int) -> None:
     out.table(rows, columns, indent=indent)
 
 
-def _is_section(value: Any) -> bool:
+def _is_section(value: Any, indent: int) -> bool:
+    """Tell whether a value gets a heading; below the top only what holds more than simple fields does."""
     if isinstance(value, dict):
-        return any(isinstance(v, (dict, list)) for v in value.values()) or len(value) > 3 or "metric" in value
+        return any(isinstance(v, dict) or _is_table(v) for v in value.values()) or (
+            indent == 2 and (len(value) > 3 or "verdict" in value)
+        )
+    return _is_table(value)
+
+
+def _is_table(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
@@ -139,7 +178,8 @@ def field_text(key: str, value: Any, now: datetime, *, short: bool = False) -> s
 
 
 def _pairs(value: dict[str, Any], now: datetime) -> str:
-    return "  ".join(f"{k}={field_text(k, v, now, short=True) or '–'}" for k, v in value.items())
+    told = {k: field_text(k, v, now, short=True) for k, v in value.items() if v not in (0, "", None)}
+    return "  ".join(f"{_words(k)} {text}" for k, text in told.items() if text)
 
 
 def _string(key: str, value: str, now: datetime, *, short: bool) -> str:

@@ -66,6 +66,8 @@ def state_style(state: str) -> str:
 
 def state_glyph(state: str) -> str:
     """Return the sign of a state, which says the same as its colour."""
+    if state in ("pass", "fail", "inconclusive"):
+        return {"pass": "✓", "fail": "✗"}.get(state, "?")
     for words, glyph in ((GOOD, "●"), (MOVING, "◐"), (DOUBTFUL, "▲"), (BAD, "✗")):
         if state in words:
             return glyph

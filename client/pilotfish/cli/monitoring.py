@@ -143,30 +143,8 @@ def metrics(
     with cli.client() as client:
         rows = [plain(m) for m in client.monitoring.metrics(name, start=start)]
 
-    def ms(field: str) -> Column:
-        return Column(field.removeprefix("latency_").upper(), lambda r: number(r.get(field), 3), right=True)
-
-    columns = [
-        Column("DEPLOYMENT", lambda r: r["deployment"], "bold"),
-        Column("VERSION", lambda r: f"@{r['version']}"),
-        Column("CALLS", lambda r: number(r["prediction_count"]), right=True),
-        Column("ERRORS", lambda r: f"{r['error_ratio']:.2%}" if r.get("error_ratio") is not None else "–", right=True),
-        ms("latency_p50_ms"),
-        ms("latency_p99_ms"),
-        Column("LABELLED", lambda r: number(r["labelled_count"]), right=True),
-        Column("QUALITY", lambda r: "  ".join(f"{k} {number(v, 3)}" for k, v in list(r["quality"].items())[:2])),
-        Column("DRIFT", _drift_text, lambda r: "red" if r.get("drift", {}).get("drifted") else "dim"),
-    ]
+    columns = COLUMNS["metrics"](cli.out.now)
     cli.out.records(rows, columns, lambda r: str(r["deployment"]), none=f"nothing was measured of {name} in {last}")
-
-
-def _drift_text(record: Record) -> str:
-    verdict = record.get("drift")
-    if not verdict:
-        return "–"
-    if verdict["reason"]:
-        return str(verdict["reason"])
-    return f"{'drifted' if verdict['drifted'] else 'none'} {number(verdict['score'], 3)}"
 
 
 def drift(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Column", "Output", "Record", "state_column"]
 
+LEAST_WIDE = 32
 FORMATS = ("table", "json", "yaml", "name")
 
 # Any: a message of the contract as plain values.
@@ -38,7 +39,8 @@ class Column:
         text: what it shows of a record; no markup.
         style: its colour, fixed or by record.
         right: aligned to the right, as numbers are.
-        wide: takes the room that is left, and is cut first.
+        wide: takes the room that is left, folded; left out where it says nothing.
+        extra: left out where the terminal is too narrow for all.
     """
 
     header: str
@@ -46,6 +48,7 @@ class Column:
     style: str | Callable[[Record], str] = ""
     right: bool = False
     wide: bool = False
+    extra: bool = False
 
     def style_of(self, record: Record) -> str:
         """Return the colour of the cell of a record."""
@@ -146,9 +149,28 @@ class Output:
     def table(self, records: Sequence[Record], columns: Sequence[Column], *, indent: int = 0) -> None:
         """Write a table: ruled and coloured on a terminal, plain columns without cuts elsewhere."""
         if self.stdout.is_terminal:
-            self.show(_rich_table(records, columns, indent))
+            self.show(_rich_table(records, _fitting(records, columns, self.stdout.width - indent), indent))
         else:
             sys.stdout.write(_plain_table(records, columns, indent))
+
+    def pairs(self, pairs: Mapping[str, str], *, indent: int = 2) -> None:
+        """Write labels and values in two columns; long values are folded below themselves."""
+        if not self.for_people:
+            return
+        width = max((len(label) for label in pairs), default=0)
+        if not self.stdout.is_terminal:
+            sys.stdout.write("".join(f"{' ' * indent}{label:<{width}}  {text}\n" for label, text in pairs.items()))
+            return
+        from rich.padding import Padding
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for label, text in pairs.items():
+            grid.add_row(label, Text(text))
+        self.show(Padding(grid, (0, 0, 0, indent)))
 
     def show(self, *what: RenderableType, end: str = "\n") -> None:
         """Write something that rich can draw."""
@@ -197,6 +219,21 @@ def _yaml(value: Any) -> str:
             "YAML needs PyYAML, which is not installed: pip install pyyaml, or use -o json"
         ) from None
     return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def _fitting(records: Sequence[Record], columns: Sequence[Column], width: int) -> list[Column]:
+    """Return the columns that a terminal of a width has room for: silent wide ones go, then extra ones from the end."""
+    texts = {id(c): [c.text(r) for r in records] for c in columns}
+    kept = [c for c in columns if any(texts[id(c)]) or not c.wide]
+
+    def needs(column: Column) -> int:
+        longest = max([len(column.header), *(len(t) for t in texts[id(column)])])
+        return (min(longest, LEAST_WIDE) if column.wide else longest) + 3
+
+    for column in [c for c in reversed(kept) if c.extra]:
+        if sum(needs(c) for c in kept) > width:
+            kept.remove(column)
+    return kept
 
 
 def _rich_table(records: Sequence[Record], columns: Sequence[Column], indent: int) -> RenderableType:

@@ -72,7 +72,7 @@ def _show(out: Output, found: dict[str, Any]) -> None:
             link, seen = member.get("link", ""), age(member.get("seen_time", ""), out.now)
             out.line(
                 f"  [{state_style(link)}]{state_glyph(link)}[/] node {member['instance']}  "
-                f"[dim]{link}, {len(member['replicas'])} replicas, seen {seen} ago[/]"
+                f"[dim]{link}, seen {seen} ago[/]"
             )
     _show_serving(out, found)
     _show_attention(out, found)

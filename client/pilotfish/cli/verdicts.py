@@ -95,9 +95,12 @@ def show_decision(out: Output, decision: Record, *, indent: int = 2) -> None:
         Column("BOUND", lambda r: number(r.get("bound")), right=True),
         Column("N", lambda r: number(r.get("n", 0)), right=True),
         Column("NEEDS", lambda r: number(r.get("criterion", {}).get("min_sample", 0)), "dim", right=True),
-        Column("WHY", lambda r: r.get("explanation", ""), "dim", wide=True),
     ]
     out.table(rows, columns, indent=indent)
+    for row in rows:
+        # Of the others the table itself says everything.
+        if row["state"] == "inconclusive" or row.get("baseline_value") is not None:
+            out.line(f"{pad}[dim]{escape(row.get('explanation', ''))}[/]")
 
 
 def show_checks(out: Output, checks: list[Record]) -> None:

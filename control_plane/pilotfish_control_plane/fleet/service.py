@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -75,6 +75,7 @@ class FleetRegistry:
         self._store_sidecar = store_sidecar
         self._terms = terms
         self._sessions: dict[str, Session] = {}
+        self._nodes: dict[str, Session] = {}
         self._by_replica: dict[str, Session] = {}
         self._fresh: dict[str, Session] = {}
         self._connections = 0
@@ -111,6 +112,8 @@ class FleetRegistry:
         self._sessions[hello.instance] = session
         if hello.kind is MemberKind.SIDECAR:
             self._by_replica.update(dict.fromkeys(hello.replicas, session))
+        else:
+            self._nodes[hello.instance] = session
         self._fresh[hello.instance] = session
         self._push_now.set()
         self._presence.put(self._member(session, LinkState.CONNECTED))
@@ -121,6 +124,7 @@ class FleetRegistry:
         if self._sessions.get(session.instance) is not session:
             return
         del self._sessions[session.instance]
+        self._nodes.pop(session.instance, None)
         self._fresh.pop(session.instance, None)
         for replica in session.hello.replicas:
             if self._by_replica.get(replica) is session:
@@ -242,10 +246,10 @@ class FleetRegistry:
         """Send every member what changed for it since its last configuration."""
         fresh, self._fresh = self._fresh, {}
         try:
-            nodes = {s.instance: s.sent_version for s in self._sessions.values() if s.hello.kind is MemberKind.NODE}
+            nodes = {s.instance: s.sent_version for s in self._nodes.values()}
             new = {s.instance: s.hello for s in fresh.values() if s.hello.kind is MemberKind.SIDECAR}
-            bound = frozenset(self._by_replica)
-            plan = _Plan(nodes, new, bound, self._bindings_seen, frozenset(fresh))
+            # The dictionary itself: copying it for each of thousands that connect at once would cost their square.
+            plan = _Plan(nodes, new, self._by_replica, self._bindings_seen, frozenset(fresh))
             found = await self._db.read(lambda tx: _collect(tx, self._deployments(), plan))
         except BaseException:
             self._fresh = fresh | self._fresh
@@ -290,7 +294,7 @@ class _Plan:
 
     nodes: Mapping[str, int]
     new: Mapping[str, Hello]
-    bound: frozenset[str]
+    bound: Container[str]
     after: int
     fresh: frozenset[str]
 

@@ -11,7 +11,6 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
 
-from pilotfish.errors import PilotfishError
 from pilotfish_control_plane.deployments.node_side import NodeConfig, ReplicaBinding
 from pilotfish_control_plane.fleet.model import Hello, NodeReport, SidecarReplica
 
@@ -78,7 +77,8 @@ class Session:
         self.sent_version = 0
         self.acked_version = 0
         self.config_error = ""
-        self.ended: PilotfishError | None = None
+        self.ended: BaseException | None = None
+        self.finished = False
         self.node_report: NodeReport | None = None
         self.sidecar_report: tuple[SidecarReplica, ...] | None = None
         self.reported = asyncio.Event()
@@ -115,14 +115,19 @@ class Session:
         self._goodbye = Goodbye(reconnect_after_s)
         self._wake.set()
 
-    def end(self, reason: PilotfishError) -> None:
-        """End the stream with an error, once what is ready has been dropped."""
+    def end(self, reason: BaseException) -> None:
+        """End the stream with an error; what is ready is dropped."""
         if self.ended is None:
             self.ended = reason
             self._wake.set()
 
-    async def next(self) -> Outgoing:
-        """Wait for the next thing to send and return it.
+    def finish(self) -> None:
+        """End the stream well: the member has ended its side."""
+        self.finished = True
+        self._wake.set()
+
+    async def next(self) -> Outgoing | None:
+        """Wait for the next thing to send and return it; None: the member has ended its side.
 
         Raises:
             PilotfishError: why the stream ends.
@@ -130,6 +135,8 @@ class Session:
         while True:
             if self.ended is not None:
                 raise self.ended
+            if self.finished:
+                return None
             if (ready := self._take()) is not None:
                 return ready
             self._wake.clear()

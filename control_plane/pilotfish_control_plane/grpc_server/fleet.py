@@ -65,11 +65,9 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
             tasks.append(asyncio.create_task(self._fleet.apply_node_reports(session)))
         try:
             yield pb.ConnectResponse(welcome=welcome)
-            while True:
-                outgoing = await self._next(session, tasks[0])
-                if outgoing is None:
-                    return
-                yield outgoing
+            local_path, port = self._artifacts.local_path, self._core.settings.gateway_port
+            while (outgoing := await session.next()) is not None:
+                yield fleet_wire.outgoing_to(outgoing, self._core.clock.now(), local_path, port)
         except asyncio.CancelledError as ending:
             # A member that hung up hears nothing any more; one that is sent away by a drain does.
             if "DRAINING" in ending.args:
@@ -94,23 +92,20 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
             time=deployments_wire.timestamp(self._core.clock.now()),
         )
 
-    async def _next(self, session: Session, listener: asyncio.Task[None]) -> pb.ConnectResponse | None:
-        """Return the next message, or None when the member has ended its side."""
-        sending = asyncio.ensure_future(session.next())
-        try:
-            await asyncio.wait({sending, listener}, return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                await listener
-                return None
-            artifacts = self._core.services.get(ArtifactService)
-            return fleet_wire.outgoing_to(
-                sending.result(), self._core.clock.now(), artifacts.local_path, self._core.settings.gateway_port
-            )
-        finally:
-            sending.cancel()
+    @property
+    def _artifacts(self) -> ArtifactService:
+        return self._core.services.get(ArtifactService)
 
     async def _listen(self, session: Session, messages: AsyncIterator[pb.ConnectRequest]) -> None:
-        """Take in what the member says until it ends its side."""
+        """Take in what the member says until it ends its side, and end the other one then."""
+        try:
+            await self._take_in(session, messages)
+        except Exception as error:
+            session.end(error)
+        else:
+            session.finish()
+
+    async def _take_in(self, session: Session, messages: AsyncIterator[pb.ConnectRequest]) -> None:
         async for message in messages:
             self._fleet.heard(session)
             match message.WhichOneof("message"):
@@ -148,7 +143,7 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
             raise NotFound(f"{version} has no file {request.path!r}", reason="FILE_NOT_FOUND")
         if request.offset < 0:
             raise InvalidArgument("offset is negative", violations=[Violation("offset", "must be >= 0")])
-        artifacts = self._core.services.get(ArtifactService)
+        artifacts = self._artifacts
         offset = request.offset
         file = await asyncio.to_thread(artifacts.open_file, version.artifact_path, request.path)
         with contextlib.closing(file):

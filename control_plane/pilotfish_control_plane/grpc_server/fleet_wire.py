@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from pilotfish.errors import InvalidArgument, Violation
-from pilotfish.v1 import deployment_pb2, registry_pb2
+from pilotfish.v1 import deployment_pb2, monitoring_pb2, registry_pb2
 from pilotfish.v1 import fleet_service_pb2 as pb
+from pilotfish_control_plane.deployments.configuration import MonitoringConfig
 from pilotfish_control_plane.deployments.model import ReplicaState
 from pilotfish_control_plane.deployments.node_side import (
     GatewayEndpoint,
@@ -118,6 +120,12 @@ def sidecar_from(message: pb.SidecarState) -> tuple[SidecarReplica, ...]:
     )
 
 
+@lru_cache(maxsize=256)
+def _monitoring_to(config: MonitoringConfig) -> monitoring_pb2.MonitoringConfig:
+    """Return the one message for all replicas that are watched alike; it is copied, never changed."""
+    return wire.monitoring_config_to(config)
+
+
 def _binding_to(binding: ReplicaBinding) -> pb.ReplicaBinding:
     return pb.ReplicaBinding(
         replica=binding.replica,
@@ -125,7 +133,7 @@ def _binding_to(binding: ReplicaBinding) -> pb.ReplicaBinding:
         endpoint=binding.endpoint,
         model=binding.model,
         version=binding.version,
-        monitoring=wire.monitoring_config_to(binding.monitoring),
+        monitoring=_monitoring_to(binding.monitoring),
         profile_json=binding.profile_json,
         signature_json=binding.signature_json,
     )

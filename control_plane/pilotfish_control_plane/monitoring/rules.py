@@ -193,7 +193,7 @@ def quality_of(
         outputs: output name to values, shape (rows,).
         truths: shape (rows,).
         label: the output that holds the prediction; None: `label`, else the only output.
-        classes: the model's classes; empty: a regression unless the prediction is text or a truth value.
+        classes: the model's classes; empty: a regression if the prediction is a float.
     """
     name = label if label in outputs else "label" if "label" in outputs else None
     if name is None and len(outputs) == 1:
@@ -201,7 +201,8 @@ def quality_of(
     if name is None or not truths.size:
         return {}
     predicted = outputs[name]
-    if classes or predicted.dtype.kind in "ObUS" or truths.dtype.kind in "ObUS":
+    # A whole number, a truth value or a text is a class; a model that predicts a quantity answers with a float.
+    if classes or predicted.dtype.kind in "ObUSiu" or truths.dtype.kind in "ObUS":
         found = {k.removeprefix("probability_"): v for k, v in outputs.items() if k.startswith("probability_")}
         return classification_quality(predicted, truths, found)
     return regression_quality(predicted, truths)

@@ -6,10 +6,10 @@ Owns what can be filtered and ordered by. Tables and single rows are in `storage
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast  # Any: SQLAlchemy's expressions
 
-from sqlalchemy import Column, Connection, Row, Table, and_, func, or_, select
+from sqlalchemy import Column, Connection, Row, Select, Table, and_, func, or_, select
 
 from pilotfish_control_plane.registry.model import Change, Model, Version, VersionStatus
 from pilotfish_control_plane.storage.filter_sql import Kind, MapField, Scalar
@@ -119,14 +119,10 @@ def list_versions(
         InvalidArgument: filter, order or token cannot be used.
     """
     # Ids only: what is searched and sorted then fits into an index. The rows come for the page alone.
-    query = select(versions.c.id).where(versions.c.project == project)
-    if model:
-        query = query.where(versions.c.model == model)
+    query = select(versions.c.id).where(*_scope(conn, project, model, any_tags))
     if statuses:
         query = query.where(versions.c.status.in_([s.value for s in statuses]))
-    if any_tags:
-        query = query.where(_tagged(conn, project, model, any_tags))
-    listing = _versions_listing(request.order_by)
+    query, listing = _versions_listing(query, request.order_by)
     page: Page[str] = fetch_page(conn, query, listing, request, lambda row: str(row.id))
     rows = _rows(conn, page.items)
     total = 0
@@ -145,39 +141,49 @@ def _rows(conn: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:
     return {row.id: row for row in conn.execute(select(versions).where(versions.c.id.in_(ids)))}
 
 
-def _tagged(conn: Connection, project: str, model: str, any_tags: Sequence[tuple[str, str | None]]) -> Any:
-    """Return the condition "has one of these tags", in the form that is quick for as many versions as have them.
+def _scope(conn: Connection, project: str, model: str, any_tags: Sequence[tuple[str, str | None]]) -> list[Any]:
+    """Return the conditions "in this project, of this model ("": any), with one of these tags (none: any)".
 
-    Few: their ids, looked up one by one. Many: a look at the tags of each version in the order of the list, which
-    fills a page soon.
+    They come in the form that is quick for as many versions as have the tags. Few: their ids and nothing else, or a
+    planner without statistics would rather read the whole project. Many: a look at the tags of each version in the
+    order of the list, which fills a page soon.
     """
-    wanted = [version_tags.c.project == project, _any_tag(version_tags, any_tags)]
+    conditions: list[Any] = [versions.c.project == project]
     if model:
-        wanted.append(version_tags.c.model == model)
-    few = select(version_tags.c.version).where(*wanted).limit(FEW + 1)
-    ids = list(dict.fromkeys(conn.execute(few).scalars()))
-    if len(ids) <= FEW:
-        return versions.c.id.in_(ids)
-    return (
-        select(version_tags.c.version)
-        .where(version_tags.c.version == versions.c.id, _any_tag(version_tags, any_tags))
-        .exists()
-    )
+        conditions.append(versions.c.model == model)
+    if not any_tags:
+        return conditions
+    ids: dict[str, None] = {}
+    for tag in any_tags:
+        wanted = [version_tags.c.project == project, _any_tag(version_tags, [tag])]
+        if model:
+            wanted.append(version_tags.c.model == model)
+        few = select(version_tags.c.version).where(*wanted).limit(FEW + 1)
+        ids.update(dict.fromkeys(conn.execute(few).scalars()))
+        if len(ids) > FEW:
+            has_one = select(version_tags.c.version).where(
+                version_tags.c.version == versions.c.id, _any_tag(version_tags, any_tags)
+            )
+            return [*conditions, has_one.exists()]
+    return [versions.c.id.in_(list(ids))]
 
 
-def _versions_listing(order_by: str) -> Listing:
-    """Return how versions are listed; an order by a metric is made for the metrics that `order_by` names."""
+def _versions_listing(query: Select[Any], order_by: str) -> tuple[Select[Any], Listing]:
+    """Return how versions are listed, and the query with a join for every metric that `order_by` names."""
     orders = {
         "number": Scalar(versions.c.number, Kind.NUMBER),
         "create_time": Scalar(versions.c.created, Kind.TIME),
         "update_time": Scalar(versions.c.updated, Kind.TIME),
         "model": Scalar(versions.c.model),
     }
-    for match in _METRIC.finditer(order_by):
-        value = select(version_metrics.c.value).where(
-            version_metrics.c.version == versions.c.id, version_metrics.c.key == match.group(1)
-        )
-        orders[match.group(0)] = Scalar(func.coalesce(value.scalar_subquery(), _LOWEST), Kind.NUMBER)
+    for name in dict.fromkeys(match.group(1) for match in _METRIC.finditer(order_by)):
+        metric = version_metrics.alias()
+        query = query.outerjoin(metric, and_(metric.c.version == versions.c.id, metric.c.key == name))
+        orders[f"metrics.{name}"] = Scalar(func.coalesce(metric.c.value, _LOWEST), Kind.NUMBER)
+    return query, _listing(orders)
+
+
+def _listing(orders: Mapping[str, Scalar]) -> Listing:
     return Listing(
         key=Scalar(versions.c.id),
         fields={

@@ -66,7 +66,7 @@ def build_training_profile(train: Table, outputs: Answers, classes: Sequence[Any
 
 
 def example_document(exported: Exported, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return a request with the answer expected for it, as tensors with flat data, and the tolerance of the numbers.
+    """Return a request with the answer expected for it, as tensors with flat data, and tolerances of the numbers.
 
     Rows without missing values are taken: JSON has no NaN.
     """

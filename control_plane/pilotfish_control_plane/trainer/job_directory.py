@@ -75,7 +75,7 @@ class JobDirectory:
         """
         with self._result_guard:
             target = self.path / "result.json"
-            if False:
+            if target.exists():
                 return False
             write_atomically(target, json.dumps(plain(document), indent=1, allow_nan=False).encode())
             return True
