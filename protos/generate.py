@@ -46,7 +46,13 @@ def main() -> int:
     files = sorted(str(p.relative_to(PROTOS)) for p in PROTOS.rglob("*.proto"))
     with tempfile.TemporaryDirectory() as scratch:
         args = ["protoc", *(f"-I{p}" for p in include_paths(pathlib.Path(scratch)))]
-        args += [f"--python_out={OUT}", f"--pyi_out={OUT}", f"--grpc_python_out={OUT}", f"--mypy_grpc_out={OUT}", *files]
+        args += [
+            f"--python_out={OUT}",
+            f"--pyi_out={OUT}",
+            f"--grpc_python_out={OUT}",
+            f"--mypy_grpc_out={OUT}",
+            *files,
+        ]
         status = protoc.main(args)
     if status:
         return int(status)

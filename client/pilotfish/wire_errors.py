@@ -187,7 +187,7 @@ def from_rpc_error(error: object) -> PilotfishError:
     """
     failed = cast("_FailedCall", error)
     name = failed.code().name
-    trailing = {key: value for key, value in failed.trailing_metadata() or ()}
+    trailing = dict(failed.trailing_metadata() or ())
     raw = trailing.get(DETAILS_KEY)
     if isinstance(raw, bytes):
         try:

@@ -57,7 +57,7 @@ async def _measure(directory: Path) -> list[dict[str, Any]]:
     name = "python importing numpy and grpc.aio"
     return [
         _figure("sidecar.start_s", value, "s", name, peer, STARTS, limit=1.0),
-        _figure("sidecar.rss_mb", rss, "MB", name, bare_rss, rows, limit=60.0, process="agent"),
+        _figure("sidecar.rss_mb", rss, "MiB", name, bare_rss, rows, limit=60.0, process="agent"),
     ]
 
 
@@ -78,7 +78,7 @@ def _bare(marker: Path) -> tuple[float, float]:
     process = subprocess.Popen([sys.executable, "-c", BARE, str(marker)])
     while not marker.exists():
         time.sleep(0.005)
-    seconds, rss = time.monotonic() - begun, _rss_mb(process.pid)
+    seconds, rss = time.monotonic() - begun, _rss_mib(process.pid)
     process.kill()
     process.wait()
     return seconds, rss
@@ -99,16 +99,16 @@ async def _under_load(home: Path, fleet: FakeFleet) -> tuple[float, int]:
             sent += 1
         await asyncio.sleep(0.01)
         assert agent.process is not None
-        seen.append(_rss_mb(agent.process.pid))
+        seen.append(_rss_mib(agent.process.pid))
     await eventually(lambda: len(fleet.ids()) == sent, 30, "every row")
     await agent.terminate()
     caller.tap.close()
     return statistics.median(seen[len(seen) // 2 :]), sent
 
 
-def _rss_mb(pid: int) -> float:
+def _rss_mib(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
+    return pages * 4096 / (1 << 20)
 
 
 def _figure(name: str, value: float, unit: str, peer: str, peer_value: float, n: int, **more: Any) -> dict[str, Any]:

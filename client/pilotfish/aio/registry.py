@@ -75,6 +75,13 @@ class Models:
             path: an ONNX file, or a directory that holds `model.onnx` and what belongs to it.
             model: the model's id; created when it does not exist.
             label: free label such as "2.1.0", unique within the model.
+            description: what is new in it.
+            tags: free labels.
+            metrics: name → finite number.
+            hyperparameters: any JSON object.
+            training_data_hash: SHA-256 of the training data, hex.
+            dependencies: package → version.
+            signature: inputs, outputs, feature_names, classes; None: read from the artifact.
             aliases: to point at it in the same transaction.
             validate_only: check and answer, register nothing.
             progress: called with (bytes sent, bytes in all).

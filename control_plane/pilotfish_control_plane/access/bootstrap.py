@@ -1,6 +1,7 @@
 """The first tokens: made at the first start, kept in files that only their owner can read.
 
-Owns the files `token` (administrator), `node_token` (nodes and sidecars), `audit_key` and `audit_head`; never prints one.
+Owns the files `token` (administrator), `node_token` (nodes and sidecars), `audit_key` and `audit_head`; never prints
+one.
 """
 
 from __future__ import annotations

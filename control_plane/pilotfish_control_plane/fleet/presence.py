@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 MEMBERS_TOPIC = "fleet.members"
 SERVER_TTL_S = 10.0
 GATHER_S = 0.005
+LATER_S = 0.5
 MAX_BATCH = 500
 
 
@@ -39,10 +40,18 @@ class Presence:
         self._deployments = deployments
         self._waiting: dict[str, Member] = {}
         self._changed = asyncio.Event()
+        self._later: asyncio.TimerHandle | None = None
 
-    def put(self, member: Member) -> None:
-        """Have a member written soon; only its newest standing counts."""
+    def put(self, member: Member, *, urgent: bool = True) -> None:
+        """Have a member written soon, or within half a second; only its newest standing counts."""
         self._waiting[member.instance] = member
+        if urgent:
+            self._changed.set()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(LATER_S, self._write_later)
+
+    def _write_later(self) -> None:
+        self._later = None
         self._changed.set()
 
     async def begin(self) -> tuple[int, int]:

@@ -164,7 +164,8 @@ class FleetRegistry:
             session.config_error = error
         else:
             session.acked_version, session.config_error = version, ""
-        self._presence.put(self._member(session, LinkState.CONNECTED))
+        # Thousands acknowledge one change together; while they do, the writer has better things to do.
+        self._presence.put(self._member(session, LinkState.CONNECTED), urgent=False)
 
     async def apply_node_reports(self, session: Session) -> None:
         """Take in the newest report of a node whenever there is one; runs until cancelled."""

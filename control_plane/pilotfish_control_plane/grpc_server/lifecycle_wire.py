@@ -12,7 +12,14 @@ from pilotfish.errors import InvalidArgument, Violation
 from pilotfish.v1 import lifecycle_pb2 as pb
 from pilotfish.v1 import training_pb2
 from pilotfish_control_plane.grpc_server.deployments_wire import timestamp
-from pilotfish_control_plane.grpc_server.training_wire import BY_SYMBOL, COMPARISONS, delivery_from_wire, plain, struct
+from pilotfish_control_plane.grpc_server.training_wire import (
+    BY_SYMBOL,
+    COMPARISONS,
+    UNSET,
+    delivery_from_wire,
+    plain,
+    struct,
+)
 from pilotfish_control_plane.lifecycle.model import (
     DEFAULT_STAGES,
     PHASES,
@@ -75,7 +82,7 @@ def rule_to_wire(rule: Rule) -> pb.Rule:
                 endpoint=t.endpoint,
                 stages=t.stages,
                 metric=t.metric,
-                comparison=BY_SYMBOL.get(t.comparison, 0),
+                comparison=BY_SYMBOL.get(t.comparison, UNSET),
                 threshold=t.threshold,
                 min_sample=t.min_sample,
                 cron=t.cron,
@@ -85,7 +92,7 @@ def rule_to_wire(rule: Rule) -> pb.Rule:
         ],
         conditions=[
             pb.RuleCondition(
-                metric=c.metric, comparison=BY_SYMBOL.get(c.comparison, 0), bound=c.bound, min_sample=c.min_sample
+                metric=c.metric, comparison=BY_SYMBOL.get(c.comparison, UNSET), bound=c.bound, min_sample=c.min_sample
             )
             for c in rule.conditions
         ],

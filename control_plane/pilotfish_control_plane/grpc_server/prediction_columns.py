@@ -66,7 +66,13 @@ def batch_from_wire(message: pb.PredictionBatch, *, now_us: int | None = None) -
     codes = np.asarray(message.codes or [0] * rows, dtype=np.int64)
     hashes = np.asarray(message.input_hashes or [0] * rows, dtype=np.uint64)
     roles = np.asarray([ROLES.get(r, 255) for r in message.roles] or [0] * rows, dtype=np.uint8)
-    named = {"times_us": times, "latencies_us": latencies, "codes": codes, "input_hashes": hashes, "roles": roles}
+    named: dict[str, Cells] = {
+        "times_us": times,
+        "latencies_us": latencies,
+        "codes": codes,
+        "input_hashes": hashes,
+        "roles": roles,
+    }
     for name, values in named.items():
         if values.size != rows:
             problems.add(f"batch.{name}", f"{values.size} values for {rows} rows")
@@ -161,7 +167,7 @@ def truths_from_wire(message: pb.GroundTruthBatch, *, now_us: int) -> TruthBatch
     return TruthBatch(list(message.prediction_ids), given, times, scope)
 
 
-def columns_to_wire(group: int, columns: dict[str, Cells]) -> list[pb.Column]:
+def columns_to_wire(group: pb.ColumnGroup, columns: dict[str, Cells]) -> list[pb.Column]:
     """Return columns in the wire's form; group is a ColumnGroup."""
     found = []
     for name, values in columns.items():
@@ -171,10 +177,10 @@ def columns_to_wire(group: int, columns: dict[str, Cells]) -> list[pb.Column]:
             found.append(
                 pb.Column(
                     name=name, group=group, datatype="BYTES", strings=texts, missing=missing if any(missing) else b""
-                )  # type: ignore[arg-type]
+                )
             )
             continue
         kind = {"f": "FP64", "i": "INT64", "u": "INT64", "b": "BOOL"}[values.dtype.kind]
         kind = "FP32" if values.dtype == np.float32 else kind
-        found.append(pb.Column(name=name, group=group, datatype=kind, data=values.astype(DTYPES[kind]).tobytes()))  # type: ignore[arg-type]
+        found.append(pb.Column(name=name, group=group, datatype=kind, data=values.astype(DTYPES[kind]).tobytes()))
     return found

@@ -26,7 +26,8 @@ COMPARISONS = {
     common_pb2.COMPARISON_GREATER_THAN: ">",
     common_pb2.COMPARISON_GREATER_THAN_OR_EQUAL: ">=",
 }
-BY_SYMBOL = {symbol: number for number, symbol in COMPARISONS.items()}
+BY_SYMBOL = {symbol: common_pb2.Comparison.Name(number) for number, symbol in COMPARISONS.items()}
+UNSET = "COMPARISON_UNSPECIFIED"
 STATES = {s: f"JOB_STATE_{s.name}" for s in JobState}
 VERDICTS = {"PASS": common_pb2.VERDICT_PASS, "FAIL": common_pb2.VERDICT_FAIL}
 SOURCE_FIELDS = {
@@ -171,7 +172,7 @@ def pipeline_to_wire(found: Pipeline) -> pb.Pipeline:
             metrics=evaluation.get("metrics", ()),
             thresholds=[
                 common_pb2.Criterion(
-                    metric=t["metric"], bound=t["bound"], comparison=BY_SYMBOL.get(t.get("comparison", ""), 0)
+                    metric=t["metric"], bound=t["bound"], comparison=BY_SYMBOL.get(t.get("comparison", ""), UNSET)
                 )
                 for t in evaluation.get("thresholds", ())
             ],
@@ -289,7 +290,7 @@ def _gate(found: Job) -> common_pb2.Decision:
         entry = common_pb2.CriterionVerdict(
             criterion=common_pb2.Criterion(
                 metric=str(g.get("metric", "")),
-                comparison=BY_SYMBOL.get(str(g.get("comparison", "")), 0),
+                comparison=BY_SYMBOL.get(str(g.get("comparison", "")), UNSET),
                 bound=float(g.get("bound") or 0.0),
                 against_baseline=str(g.get("against", "")) == "champion",
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -213,7 +214,7 @@ def postponed(phases: Sequence[Phase], day: datetime) -> tuple[Phase, ...]:
 
 
 def reduction_due(migration: Migration, phase: Phase, after: Phase, now: datetime) -> int | None:
-    """Return what is left to the retiring one at this time, basis points, as the reduction's steps are spread evenly."""
+    """Return what is left to the retiring one now, basis points: the reduction's steps are spread evenly."""
     steps = migration.reduction_steps_bp
     if not steps:
         return None
@@ -229,7 +230,7 @@ def check_migration(migration: Migration) -> list[Violation]:
     found: list[Violation] = []
     if any(not 0 <= s <= 10_000 for s in steps):
         found.append(Violation("migration_plan.reduction_steps_bp", "a share is between 0 and 10000 basis points"))
-    if any(b >= a for a, b in zip(steps, steps[1:], strict=False)):
+    if any(b >= a for a, b in itertools.pairwise(steps)):
         found.append(Violation("migration_plan.reduction_steps_bp", "the shares must fall"))
     if migration.replacement_version < 0:
         found.append(Violation("migration_plan.replacement_version", "is negative"))

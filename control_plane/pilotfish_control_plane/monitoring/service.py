@@ -179,9 +179,8 @@ class MonitoringService:
         if recent.calls < bounds.min_sample:
             return
         ratio = sum(recent.errors.values()) / recent.calls
-        words = (
-            f"{ratio:.1%} of {recent.calls} calls failed in the last minute, the limit is {bounds.max_error_ratio:.1%}"
-        )
+        limit = bounds.max_error_ratio
+        words = f"{ratio:.1%} of {recent.calls} calls failed in the last minute, the limit is {limit:.1%}"
         details = {
             "error_ratio": ratio,
             "n": recent.calls,
@@ -200,7 +199,7 @@ class MonitoringService:
         accuracy = quality.metrics.get("accuracy")
         if not bounds.enabled or not bounds.min_accuracy or accuracy is None or quality.labelled < bounds.min_sample:
             return
-        words = f"accuracy {accuracy:.3f} on {quality.labelled} labelled predictions, the limit is {bounds.min_accuracy:.3f}"
+        words = f"accuracy {accuracy:.3f} on {quality.labelled} labels, the limit is {bounds.min_accuracy:.3f}"
         details = {"accuracy": accuracy, "n": quality.labelled, "limit": bounds.min_accuracy}
         self._bound(tx, deployment, AlertKind.PERFORMANCE, accuracy < bounds.min_accuracy, words, details)
 
