@@ -232,7 +232,7 @@ def _endpoint_routes(endpoint: EndpointRoute, matches: list[Json]) -> list[Json]
             if endpoint.weights:
                 found.append(_route(match, protocol, [], _weighted(endpoint, protocol)))
             else:
-                text = f"endpoint {endpoint.endpoint} has no live deployment; name one with the header pilotfish-stage\n"
+                text = f"endpoint {endpoint.endpoint} has no live deployment: name one by pilotfish-stage\n"
                 refused = _route(match, protocol, [], {})
                 refused["direct_response"] = {"status": 503, "body": {"inline_string": text}}
                 del refused["route"]

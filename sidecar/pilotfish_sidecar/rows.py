@@ -237,19 +237,22 @@ def _mix(h: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def hash_rows(columns: Sequence[RowColumn], rows: int) -> npt.NDArray[np.uint64]:
     """Return a 64-bit hash of each row's inputs: the same for the same values by name, in any order of columns."""
-    total = np.zeros(rows, dtype=np.uint64)
-    for column in columns:
-        if column.group != INPUT:
-            continue
+    inputs = [column for column in columns if column.group == INPUT]
+    if not inputs:
+        return np.zeros(rows, dtype=np.uint64)
+    cells = np.empty((len(inputs), rows), dtype=np.float64)
+    bits = cells.view(np.uint64)
+    for i, column in enumerate(inputs):
         if column.datatype == "BYTES":
-            bits = np.array([0 if text is None else _name_seed(str(text)) for text in column.values], dtype=np.uint64)
+            bits[i] = [0 if text is None else _name_seed(str(text)) for text in column.values]
         else:
             # As float64 the same number has the same bits in every datatype; + 0.0 turns -0.0 into 0.0.
-            bits = np.ascontiguousarray(column.values.astype(np.float64) + 0.0).view(np.uint64)
+            np.add(column.values, 0.0, out=cells[i], casting="unsafe")
         if column.missing is not None:
-            bits = np.where(column.missing, _U64(1), bits)
-        total = total + _mix(bits ^ _U64(_name_seed(column.name)))
-    return _mix(total)
+            bits[i][column.missing] = 1
+    seeds = np.array([_name_seed(column.name) for column in inputs], dtype=np.uint64)
+    mixed = _mix(bits ^ seeds[:, None])
+    return _mix(mixed.sum(axis=0, dtype=np.uint64))
 
 
 def to_message(batch: RowBatch) -> pb.PredictionBatch:

@@ -213,7 +213,7 @@ def test_whole_numbers_written_as_floats_reach_the_estimator_as_meant() -> None:
     assert (forest.n_estimators, type(forest.n_estimators)) == (7, int)
     assert (forest.max_depth, forest.max_features) == (3, 1.0)
     assert make_estimator(ModelConfig("mlp"), {"hidden_layer_sizes": [8.0, 4.0]}, 1).hidden_layer_sizes == (8, 4)
-    assert forest.random_state == 1 and forest.n_jobs == 1
+    assert forest.random_state == 1 and forest.n_jobs is None
 
 
 def test_class_weights_are_looked_up_by_the_classes_text() -> None:

@@ -136,10 +136,7 @@ def save_replica(tx: Tx, replica: Replica, **changes: Any) -> Replica:
     """Write a replica with some fields changed; return it."""
     changed = dataclasses.replace(replica, **changes)
     replica_rows.save_replica(tx.conn, changed)
-    if changes.keys() <= {"link"}:
-        show_deployment(tx, replica.deployment)
-    else:
-        wake_deployment(tx, replica.deployment)
+    wake_deployment(tx, replica.deployment)
     return changed
 
 

@@ -209,9 +209,8 @@ class NodeSide:
 
     def link_changed(self, tx: Tx, replica_ids: Collection[str], link: LinkState) -> None:
         """Note how the streams of replicas' sidecars stand; it moves no traffic."""
-        for replica in replica_rows.replicas_by_id(tx.conn, replica_ids).values():
-            if replica.ended is None and replica.link is not link:
-                changes.save_replica(tx, replica, link=link)
+        for deployment_id in replica_rows.set_link(tx.conn, replica_ids, link):
+            changes.show_deployment(tx, deployment_id)
 
     def apply_sidecar_health(self, tx: Tx, healthy: Mapping[str, bool]) -> None:
         """Take in how sidecars find attached model servers, which no node watches."""

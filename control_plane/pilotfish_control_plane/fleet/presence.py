@@ -124,15 +124,18 @@ def _is_news(member: Member, stored: Member | None) -> bool:
 
 def note_links(tx: Tx, deployments: NodeSide, before: dict[str, Member], after: Sequence[Member]) -> None:
     """Tell replicas how their sidecars' streams stand, and whoever waits that members changed."""
+    links: dict[LinkState, list[str]] = {}
     for member in after:
         old = before.get(member.instance)
         if old is not None and old.link is member.link and old.replicas == member.replicas:
             continue
         if member.kind is MemberKind.SIDECAR:
-            deployments.link_changed(tx, member.replicas, member.link)
+            links.setdefault(member.link, []).extend(member.replicas)
         else:
             tx.wake(MEMBERS_TOPIC)
         if member.link in (LinkState.CONNECTED, LinkState.LOST) and (old is None or old.link is not member.link):
             name = f"projects/{DEFAULT_PROJECT}/members/{member.instance}"
             payload = {"kind": member.kind.value, "incarnation": member.incarnation, "host": member.host}
             tx.emit(f"member.{member.link.value}", name, payload)
+    for link, replicas in links.items():
+        deployments.link_changed(tx, replicas, link)

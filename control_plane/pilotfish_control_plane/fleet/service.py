@@ -30,6 +30,7 @@ __all__ = ["FleetRegistry", "Terms"]
 log = logging.getLogger(__name__)
 
 SWEEP_S = 5.0
+GATHER_S = 0.01
 CAPTURE_EVERY_S = 1.0
 WATCH_EVERY_S = 0.5
 
@@ -232,9 +233,12 @@ class FleetRegistry:
                     asked = asyncio.create_task(self._push_now.wait())
                     await asyncio.wait({woken, asked}, return_when=asyncio.FIRST_COMPLETED)
                     asked.cancel()
-                    self._push_now.clear()
                     if woken.done():
                         woken = asyncio.create_task(wakes.wait(SWEEP_S))
+                    else:
+                        # Members that come together are answered together; a change of configuration does not wait.
+                        await asyncio.sleep(GATHER_S)
+                    self._push_now.clear()
                     try:
                         await self._push()
                     except Exception:

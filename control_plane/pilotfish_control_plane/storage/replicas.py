@@ -36,7 +36,11 @@ __all__ = [
     "replicas_by_id",
     "replicas_of",
     "save_replica",
+    "set_link",
 ]
+
+# Bound values in one IN (...): SQLite's limit is 32766, kept far below.
+CHUNK = 500
 
 replicas = Table(
     "replicas",
@@ -95,6 +99,19 @@ def save_replica(conn: Connection, value: Replica) -> None:
     conn.execute(update(replicas).where(replicas.c.id == value.id).values(**_replica_values(value)))
 
 
+def set_link(conn: Connection, ids: Collection[str], link: LinkState) -> set[str]:
+    """Write how the sidecars' streams of replicas stand; return the deployments of those that it changed."""
+    changed: set[str] = set()
+    wanted = sorted(ids)
+    for i in range(0, len(wanted), CHUNK):
+        mine = replicas.c.id.in_(wanted[i : i + CHUNK]) & replicas.c.open & (replicas.c.link != link.value)
+        found = set(conn.execute(select(replicas.c.deployment).where(mine)).scalars())
+        if found:
+            conn.execute(update(replicas).where(mine).values(link=link.value))
+        changed |= found
+    return changed
+
+
 def replica(conn: Connection, replica_id: str) -> Replica | None:
     """Return a replica, or None."""
     row = conn.execute(select(replicas).where(replicas.c.id == replica_id)).first()
@@ -106,8 +123,8 @@ def replicas_by_id(conn: Connection, ids: Collection[str]) -> dict[str, Replica]
     found = {}
     wanted = sorted(ids)
     # SQLite takes a limited number of bound parameters in one statement.
-    for i in range(0, len(wanted), 500):
-        rows = conn.execute(select(replicas).where(replicas.c.id.in_(wanted[i : i + 500])))
+    for i in range(0, len(wanted), CHUNK):
+        rows = conn.execute(select(replicas).where(replicas.c.id.in_(wanted[i : i + CHUNK])))
         found.update({r.id: _replica(r) for r in rows})
     return found
 
@@ -117,8 +134,8 @@ def replicas_of(
 ) -> dict[str, list[Replica]]:
     """Return the replicas of each deployment, oldest first; a deployment without any has an empty list."""
     found: dict[str, list[Replica]] = {d: [] for d in deployment_ids}
-    for i in range(0, len(deployment_ids), 500):
-        query = select(replicas).where(replicas.c.deployment.in_(deployment_ids[i : i + 500]))
+    for i in range(0, len(deployment_ids), CHUNK):
+        query = select(replicas).where(replicas.c.deployment.in_(deployment_ids[i : i + CHUNK]))
         if not show_ended:
             query = query.where(replicas.c.open)
         for row in conn.execute(query.order_by(replicas.c.seq)):

@@ -47,8 +47,10 @@ def association(values: npt.NDArray[Any], label: npt.NDArray[Any], *, numeric: b
     ratio (eta squared). Numbers against numbers: squared rank correlation. Categories against classes: the share of
     errors of always guessing the commonest class that knowing the category removes (Goodman and Kruskal's lambda).
     """
+    if label.dtype.kind == "f":
+        values, label = values[np.isfinite(label)], label[np.isfinite(label)]
     if numeric:
-        known = ~np.isnan(values)
+        known = np.isfinite(values)
         values, label = values[known].astype(np.float64), label[known]
         if len(values) < 20 or np.ptp(values) == 0:
             return None

@@ -89,9 +89,9 @@ def make_estimator(model: ModelConfig, values: Mapping[str, Any], seed: int, lab
     if isinstance(chosen.get("class_weight"), Mapping) and labels is not None:
         chosen["class_weight"] = _by_class(chosen["class_weight"], labels)
     estimator = _class(info)(**chosen)
-    offered = estimator.get_params(deep=False)
-    fixed = {"random_state": seed, "n_jobs": 1}
-    estimator.set_params(**{name: value for name, value in fixed.items() if name in offered})
+    # n_jobs stays unset everywhere, which means one thread.
+    if "random_state" in estimator.get_params(deep=False):
+        estimator.set_params(random_state=seed)
     if not info.calibrated:
         return estimator
     from sklearn.calibration import CalibratedClassifierCV
@@ -100,7 +100,7 @@ def make_estimator(model: ModelConfig, values: Mapping[str, Any], seed: int, lab
     rarest = 5 if labels is None else min(labels.tolist().count(value) for value in set(labels.tolist()))
     folds = StratifiedKFold(max(2, min(5, rarest)), shuffle=True, random_state=seed)
     calibrated: Any = CalibratedClassifierCV  # Any: its declared type of `ensemble` is narrower than what it takes
-    return calibrated(estimator, method="sigmoid", cv=folds, ensemble=False, n_jobs=1)
+    return calibrated(estimator, method="sigmoid", cv=folds, ensemble=False)
 
 
 def _by_class(weights: Mapping[str, Any], labels: Any) -> dict[Any, Any]:

@@ -5,6 +5,7 @@ Owns the graph's outputs and its signature. That it answers like scikit-learn is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,9 @@ def export_model(
     classes = list(class_names(label)) if task is Task.CLASSIFICATION else []
     try:
         features = feature_graph(fitted)
-        nodes, constants, outputs = _estimator_nodes(estimator, features, classes, len(fitted.names))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the converters read attributes that scikit-learn is about to rename
+            nodes, constants, outputs = _estimator_nodes(estimator, features, classes, len(fitted.names))
         model = _model(features, nodes, constants, outputs, classes)
         signature = _signature(fitted, features, classes, label_name)
         content = model.SerializeToString()
