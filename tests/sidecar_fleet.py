@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+
 from pilotfish.oip import grpc_predict_v2_pb2 as oip
 from pilotfish.stats import Profile, build_profile
 from pilotfish.v1 import fleet_service_pb2 as fleet
@@ -203,6 +204,15 @@ class FakeFleet(fleet_grpc.FleetServiceServicer):
             stored.setdefault(offset, entry)
         self.watermarks[key] = max(known, request.end_offset)
         self.arrivals.append((time.monotonic(), request.stream, len(entries)))
+
+    async def FetchArtifact(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Sidecars fetch nothing."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "sidecars fetch nothing")
+        yield
+
+    async def ListMembers(self, request: Any, context: Any) -> Any:
+        """Sidecars ask for nobody."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "sidecars ask for nobody")
 
     def of(self, stream: str) -> list[Any]:
         """Return everything stored of one stream, by incarnation and offset."""

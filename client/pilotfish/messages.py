@@ -167,7 +167,7 @@ def plain(message: Message, *, complete: bool = False) -> dict[str, Any]:
 def _plain_field(field: Any, value: Any, complete: bool) -> Any:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         inner = field.message_type.fields_by_name["value"]
-        return {k: _plain_one(inner, v, complete) for k, v in value.items()}
+        return {k: _plain_one(inner, v, complete) for k, v in sorted(value.items())}
     if field.is_repeated:
         return [_plain_one(field, v, complete) for v in value]
     return _plain_one(field, value, complete)

@@ -7,6 +7,7 @@ and violations across the wire. It never imports grpc and needs no grpcio-status
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -20,7 +21,16 @@ from google.rpc.status_pb2 import Status
 from pilotfish import errors
 from pilotfish.errors import PilotfishError, Violation
 
-__all__ = ["DETAILS_KEY", "DOMAIN", "STATUS_OF", "from_rpc_error", "from_status", "status_message", "to_status_details"]
+__all__ = [
+    "DETAILS_KEY",
+    "DOMAIN",
+    "STATUS_OF",
+    "from_rpc_error",
+    "from_status",
+    "status_message",
+    "to_status_details",
+    "unreached",
+]
 
 DOMAIN = "pilotfish"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -48,6 +58,8 @@ STATUS_OF: dict[type[PilotfishError], tuple[str, int]] = {
 _CLASS_OF = {name: cls for cls, (name, _) in STATUS_OF.items()}
 _NAME_OF = {number: name for name, number in STATUS_OF.values()}
 _ALSO = {"OUT_OF_RANGE": errors.InvalidArgument, "DATA_LOSS": errors.Internal, "UNKNOWN": errors.Internal}
+# How gRPC says that no connection came about.
+_UNREACHED = re.compile(r"^failed to connect to all addresses|^DNS resolution failed|^Endpoint closing")
 _ALSO_NUMBER = {2: "UNKNOWN", 11: "OUT_OF_RANGE", 15: "DATA_LOSS"}
 
 
@@ -197,6 +209,20 @@ def from_rpc_error(error: object) -> PilotfishError:
         if (_NAME_OF.get(status.code) or _ALSO_NUMBER.get(status.code)) == name:
             return _with_request_id(from_status(status), trailing)
     return _with_request_id(_build(name, failed.details() or f"the call failed with {name}"), trailing)
+
+
+def unreached(error: PilotfishError, what: str) -> PilotfishError:
+    """Return the error of a call that reached nobody in words of its own; any other error as it is.
+
+    Args:
+        error: what the call failed with.
+        what: whom it was meant for, such as "the control plane at 127.0.0.1:7433".
+    """
+    if isinstance(error, errors.Unavailable) and _UNREACHED.search(error.message):
+        why = error.message.rpartition(": ")[2].strip()
+        error.message = f"{what} cannot be reached: {why[:1].lower()}{why[1:]}"
+        error.args = (error.message,)
+    return error
 
 
 def _with_request_id(error: PilotfishError, trailing: dict[str, str | bytes]) -> PilotfishError:

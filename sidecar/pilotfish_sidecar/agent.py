@@ -113,15 +113,7 @@ class Agent:
         """Listen, and begin to connect."""
         await self.receiver.start()
         await self.log_server.start()
-        self.uplink = Uplink(
-            self.settings.uplink,
-            self.intake,
-            state=self.state,
-            on_config=self._begin_converting,
-            clock=self._clock,
-            rng=self._rng,
-        )
-        self._tasks = [asyncio.ensure_future(self.uplink.run()), asyncio.ensure_future(self._tick_forever())]
+        self._connect()
         if self.settings.probe is not None:
             self._probe = HealthProbe(self.settings.probe)
             self._tasks.append(asyncio.ensure_future(self._probe.run()))
@@ -134,6 +126,35 @@ class Agent:
             self.intake.recovered_records,
             self.spool.size_bytes,
         )
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Send what a stopped sidecar left in its spool, and return whether everything is acknowledged.
+
+        Nothing listens: the replica is gone, only its last rows are still here.
+        """
+        self._connect()
+        until = self._clock.monotonic_s() + timeout_s
+        while not (empty := self._is_empty()) and self._clock.monotonic_s() < until:
+            await asyncio.sleep(0.05)
+        await self.stop()
+        return empty
+
+    def _is_empty(self) -> bool:
+        # Calls that wait for a configuration count too, whether one ever came or not.
+        waits = any(segment.raw_end > self.spool.raw_done for segment in self.spool.segments())
+        self.intake.close_spans()
+        return not waits and self.spool.all_acknowledged()
+
+    def _connect(self) -> None:
+        self.uplink = Uplink(
+            self.settings.uplink,
+            self.intake,
+            state=self.state,
+            on_config=self._begin_converting,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        self._tasks = [asyncio.ensure_future(self.uplink.run()), asyncio.ensure_future(self._tick_forever())]
 
     async def stop(self) -> None:
         """Take what the taps still hold, make it durable, send what can be sent, and close; the spool stays."""

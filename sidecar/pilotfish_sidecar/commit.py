@@ -14,6 +14,7 @@ from pilotfish_sidecar.segments import Segment
 
 __all__ = ["GroupCommit"]
 
+
 class GroupCommit:
     """Syncs segments in a thread and lets everyone who waits share one sync.
 

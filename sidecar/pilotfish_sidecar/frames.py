@@ -156,9 +156,7 @@ def encode_record(draft: Draft, *, lsn: int, first: int, more: bool) -> bytes:
     size = _BODY.size + len(meta) + len(draft.extra) + len(draft.payload)
     if size > MAX_RECORD_BYTES:
         raise FrameError(f"a record of {size} bytes, the limit is {MAX_RECORD_BYTES}")
-    head = _BODY.pack(
-        lsn, draft.kind, _MORE if more else 0, 0, first, first + draft.count, len(meta), len(draft.extra)
-    )
+    head = _BODY.pack(lsn, draft.kind, _MORE if more else 0, 0, first, first + draft.count, len(meta), len(draft.extra))
     body = b"".join((head, meta, draft.extra, draft.payload))
     return _PREFIX.pack(len(body), zlib.crc32(body)) + body
 

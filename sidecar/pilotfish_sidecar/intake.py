@@ -68,10 +68,14 @@ class Intake:
         count = 0
         for record in self.spool.replay():
             count += 1
-            if record.kind is Kind.CHECKPOINT:
-                self._restore(record)
-            else:
-                self._apply(record.kind, record.meta, record.extra, record.payload, None)
+            try:
+                if record.kind is Kind.CHECKPOINT:
+                    self._restore(record)
+                else:
+                    self._apply(record.kind, record.meta, record.extra, record.payload, None)
+            except Exception:
+                # Written by another release: what is to be sent is still there, only this piece of state is not.
+                log.exception("record %d (%s) cannot be used for recovery", record.lsn, record.kind.name)
         return count
 
     def _restore(self, record: Record) -> None:
@@ -116,9 +120,7 @@ class Intake:
             self._apply(draft.kind, draft.meta, draft.extra, draft.payload, batch)
         self._report_windows()
 
-    def _apply(
-        self, kind: Kind, meta: Meta, extra: bytes, payload: bytes, batch: RowBatch | None
-    ) -> None:
+    def _apply(self, kind: Kind, meta: Meta, extra: bytes, payload: bytes, batch: RowBatch | None) -> None:
         """Change the state as a record says; the same live and at recovery."""
         self.accounts.apply(meta)
         if kind in (Kind.PREDICTIONS, Kind.UNSAMPLED):
@@ -131,6 +133,7 @@ class Intake:
             self._spans.pop(meta["replica"], None)
         elif kind is Kind.WINDOWS:
             self._forget_reported(meta["replica"], meta)
+            self.verdicts[meta["replica"]] = fleet.WindowReport.FromString(payload)
         if "config" in meta:
             self._take_config(fleet.MemberConfig.FromString(payload), int(meta["at"]))
         if extra:

@@ -6,7 +6,6 @@ Owns the SidecarService on its Unix socket. It never waits for the control plane
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -38,32 +37,24 @@ log = logging.getLogger(__name__)
 _MAX_ROWS: Final = 100_000
 _MAX_MESSAGE_BYTES: Final = 16 << 20
 _MAX_SOCKET_PATH: Final = 107
-_Servicer = TypeVar("_Servicer")
 _Answer = TypeVar("_Answer")
-# grpcio ships no types: contexts are Any throughout this module.
-_Method = Callable[[_Servicer, Any, Any], Awaitable[_Answer]]
 
 
-def _answering(method: _Method[_Servicer, _Answer]) -> _Method[_Servicer, _Answer]:
-    """Turn the errors of a method into rich statuses."""
-
-    @functools.wraps(method)
-    async def answer(servicer: _Servicer, request: Any, context: Any) -> _Answer:
-        try:
-            return await method(servicer, request, context)
-        except PilotfishError as error:
-            failed = error
-        except OSError as error:
-            log.exception("the disk failed")
-            text = f"the sidecar's disk failed: {error.strerror}"
-            failed = Unavailable(text, reason="DISK_FAILED", retry_after_s=5.0)
-        number = STATUS_OF[type(failed)][1]
-        code = next(status for status in grpc.StatusCode if status.value[0] == number)
-        context.set_trailing_metadata(((DETAILS_KEY, to_status_details(failed)),))
-        await context.abort(code, status_message(failed))
-        raise AssertionError("abort raises")
-
-    return answer
+async def _answer(context: Any, work: Awaitable[_Answer]) -> _Answer:  # Any: grpcio's contexts have no types
+    """Return what the work returns, or end the call with its error as a rich status."""
+    try:
+        return await work
+    except PilotfishError as error:
+        failed = error
+    except OSError as error:
+        log.exception("the disk failed")
+        text = f"the sidecar's disk failed: {error.strerror}"
+        failed = Unavailable(text, reason="DISK_FAILED", retry_after_s=5.0)
+    number = STATUS_OF[type(failed)][1]
+    code = next(status for status in grpc.StatusCode if status.value[0] == number)
+    context.set_trailing_metadata(((DETAILS_KEY, to_status_details(failed)),))
+    await context.abort(code, status_message(failed))
+    raise AssertionError("abort raises")
 
 
 class SidecarServicer(pb_grpc.SidecarServiceServicer):
@@ -90,11 +81,38 @@ class SidecarServicer(pb_grpc.SidecarServiceServicer):
         self._refuse = refuse_when_full
         self._status = status
 
-    @_answering
     async def LogPredictions(
         self, request: pb.SidecarServiceLogPredictionsRequest, context: Any
     ) -> pb.SidecarServiceLogPredictionsResponse:
         """Store predictions."""
+        return await _answer(context, self._log_predictions(request))
+
+    async def LogGroundTruth(
+        self, request: pb.SidecarServiceLogGroundTruthRequest, context: Any
+    ) -> pb.SidecarServiceLogGroundTruthResponse:
+        """Store true values."""
+        return await _answer(context, self._log_truths(request))
+
+    async def GetStatus(
+        self, request: pb.SidecarServiceGetStatusRequest, context: Any
+    ) -> pb.SidecarServiceGetStatusResponse:
+        """Tell how the sidecar stands."""
+        spool = self._intake.spool
+        rows, size = spool.unacknowledged()
+        answer = pb.SidecarServiceGetStatusResponse(
+            instance=spool.instance,
+            incarnation=spool.incarnation,
+            config_version=self._intake.config.version,
+            spool_bytes=size,
+            spool_rows=rows,
+            verdicts=[report.verdict for report in self._intake.verdicts.values()],
+        )
+        self._status(answer)
+        return answer
+
+    async def _log_predictions(
+        self, request: pb.SidecarServiceLogPredictionsRequest
+    ) -> pb.SidecarServiceLogPredictionsResponse:
         body = Request.digest(request.batch.SerializeToString(deterministic=True)) if request.request_id else ""
         known = self._known(request.request_id, body)
         if known is None:
@@ -112,11 +130,9 @@ class SidecarServicer(pb_grpc.SidecarServiceServicer):
         await self._intake.spool.sync()
         return pb.SidecarServiceLogPredictionsResponse(stored=known)
 
-    @_answering
-    async def LogGroundTruth(
-        self, request: pb.SidecarServiceLogGroundTruthRequest, context: Any
+    async def _log_truths(
+        self, request: pb.SidecarServiceLogGroundTruthRequest
     ) -> pb.SidecarServiceLogGroundTruthResponse:
-        """Store true values."""
         body = Request.digest(request.batch.SerializeToString(deterministic=True)) if request.request_id else ""
         known = self._known(request.request_id, body)
         if known is None:
@@ -125,24 +141,6 @@ class SidecarServicer(pb_grpc.SidecarServiceServicer):
             self._intake.store_truths(batch, self._remember(request.request_id, body, known), refuse=self._refuse)
         await self._intake.spool.sync()
         return pb.SidecarServiceLogGroundTruthResponse(stored=known)
-
-    @_answering
-    async def GetStatus(
-        self, request: pb.SidecarServiceGetStatusRequest, context: Any
-    ) -> pb.SidecarServiceGetStatusResponse:
-        """Tell how the sidecar stands."""
-        spool = self._intake.spool
-        rows, size = spool.unacknowledged()
-        answer = pb.SidecarServiceGetStatusResponse(
-            instance=spool.instance,
-            incarnation=spool.incarnation,
-            config_version=self._intake.config.version,
-            spool_bytes=size,
-            spool_rows=rows,
-            verdicts=[report.verdict for report in self._intake.verdicts.values()],
-        )
-        self._status(answer)
-        return answer
 
     def _known(self, request_id: str, body: str) -> int | None:
         if not request_id:
@@ -263,4 +261,3 @@ class LogServer:
             await self._server.stop(1.0)
             with contextlib.suppress(OSError):
                 self._path.unlink()
-

@@ -21,12 +21,22 @@ __all__ = ["main"]
 log = logging.getLogger(__name__)
 
 _LEAST_SPOOL_MIB = 16
+_NOT_DRAINED = 3
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pilotfish-sidecar", description="The sidecar beside a model server.")
     commands = parser.add_subparsers(dest="command", required=True)
-    agent = commands.add_parser("agent", help="capture predictions, watch drift, report to the control plane")
+    _add_flags(commands.add_parser("agent", help="capture predictions, watch drift, report to the control plane"))
+    drain = commands.add_parser(
+        "drain", help="send what a stopped agent left in its spool, then exit: 0 all sent, 3 not"
+    )
+    _add_flags(drain)
+    drain.add_argument("--timeout-s", type=float, default=30.0, help="how long to try; default: 30")
+    return parser
+
+
+def _add_flags(agent: argparse.ArgumentParser) -> None:
     need = agent.add_argument_group("who and where")
     need.add_argument("--run-dir", type=Path, required=True, help="directory of the replica's runtime files")
     need.add_argument(
@@ -61,7 +71,6 @@ def _parser() -> argparse.ArgumentParser:
         help="what the log API does when the spool is full; captured calls always drop the oldest",
     )
     agent.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
-    return parser
 
 
 def _settings(args: argparse.Namespace) -> AgentSettings:
@@ -95,7 +104,7 @@ def _settings(args: argparse.Namespace) -> AgentSettings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the sidecar and return its exit code: 0 after a clean stop, 2 when it cannot start."""
+    """Run the sidecar; return 0 after a clean stop, 2 when it cannot start, 3 when a drain left something."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.spool_max_mib < _LEAST_SPOOL_MIB:
@@ -109,15 +118,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pilotfish.errors import PilotfishError
     from pilotfish_sidecar.agent import Agent
 
-    async def run() -> None:
-        await Agent(_settings(args)).run()
+    async def run() -> int:
+        agent = Agent(_settings(args))
+        if args.command == "drain":
+            return 0 if await agent.drain(args.timeout_s) else _NOT_DRAINED
+        await agent.run()
+        return 0
 
     try:
-        asyncio.run(run())
+        return asyncio.run(run())
     except (PilotfishError, OSError) as error:
         log.error("the sidecar cannot start: %s", error)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

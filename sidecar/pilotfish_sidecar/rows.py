@@ -158,14 +158,16 @@ class RowBatch:
             metadata=[self.metadata[i] for i in chosen] if self.metadata else (),
         )
 
-    def watched(self) -> tuple[dict[str, Cells], dict[str, Cells], int]:
-        """Return inputs, outputs and number of the rows that windows count: live ones answered without error."""
+    def watched(self) -> RowBatch:
+        """Return the rows that windows count: live ones that were answered without an error."""
         mask = (self.roles == LIVE) & (self.codes == 0)
-        rows = int(mask.sum())
-        batch = self if rows == len(self) else self.pick(mask)
-        inputs = {c.name: c.for_windows() for c in batch.columns if c.group == INPUT}
-        outputs = {c.name: c.for_windows() for c in batch.columns if c.group == OUTPUT}
-        return inputs, outputs, rows
+        return self if mask.all() else self.pick(mask)
+
+    def by_name(self) -> tuple[dict[str, Cells], dict[str, Cells]]:
+        """Return inputs and outputs by name, missing cells as NaN or None."""
+        inputs = {c.name: c.for_windows() for c in self.columns if c.group == INPUT}
+        outputs = {c.name: c.for_windows() for c in self.columns if c.group == OUTPUT}
+        return inputs, outputs
 
     @property
     def row_bytes(self) -> int:

@@ -445,6 +445,14 @@ class Spool:
                 rows += max(0, segment.ends.get(kind, 0) - max(known, segment.firsts.get(kind, 0)))
         return rows, sum(segment.size for segment in self._segments if not self._done(segment))
 
+    def all_acknowledged(self) -> bool:
+        """Return whether the control plane has everything that is here."""
+        return all(
+            end <= self.watermark(StreamKey(segment.incarnation, kind))
+            for segment in self._segments
+            for kind, end in segment.ends.items()
+        )
+
     def mark(self) -> Draft:
         """Return a record of what was acknowledged and dropped, for a quick start after the next kill."""
         return Draft(Kind.MARK, 0, meta={"watermarks": self._watermark_rows(), "dropped": dict(self.dropped)})

@@ -19,7 +19,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from pilotfish.errors import InvalidArgument, PilotfishError
+from pilotfish.errors import Aborted, InvalidArgument, PilotfishError
 from pilotfish.v1 import fleet_service_pb2 as fleet
 from pilotfish.v1 import fleet_service_pb2_grpc as fleet_grpc
 from pilotfish.wire_errors import from_rpc_error
@@ -41,6 +41,7 @@ _WELCOME_S: Final = 10.0
 _STATE_S: Final = 1.0
 _FLUSH_S: Final = 60.0
 _KEPT_RESULTS: Final = 64
+_TAKEN_OVER_S: Final = 5.0
 _KIND_OF: Final = {kind.stream: kind for kind in Kind if kind.stream}
 _OPTIONS: Final = (
     # With the ping timeout a frozen peer is noticed in seconds; keepalive alone takes a minute.
@@ -133,7 +134,7 @@ class Uplink:
         self._clock = clock
         self._rng = rng
         self._channel = open_channel(settings)
-        self._stub = fleet_grpc.FleetServiceStub(self._channel)
+        self._stub: Any = fleet_grpc.FleetServiceStub(self._channel)
         self._writing = asyncio.Lock()
         self._sequence = 0
         self._answered_s = 0.0
@@ -154,7 +155,8 @@ class Uplink:
                 wait_s = await self._session(backoff)
             except grpc.aio.AioRpcError as error:
                 failed = from_rpc_error(error)
-                wait_s = failed.retry_after_s or 0.0
+                # Another sidecar of this instance took over: do not throw it out again at once.
+                wait_s = failed.retry_after_s or (_TAKEN_OVER_S if isinstance(failed, Aborted) else 0.0)
                 log.warning("control plane %s: %s", self._settings.address, failed.message)
             except (_Lost, TimeoutError, OSError) as error:
                 log.warning("control plane %s: %s", self._settings.address, error or "no answer")

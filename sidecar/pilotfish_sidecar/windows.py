@@ -17,18 +17,23 @@ from pilotfish.errors import InvalidArgument
 from pilotfish.stats import ClosedWindow, Profile, ReferenceLearner, WindowTracker
 from pilotfish_sidecar.config import Binding
 from pilotfish_sidecar.drift import Judged, judge_window
-from pilotfish_sidecar.rows import Cells, RowBatch, read_batch, to_message
+from pilotfish_sidecar.rows import Cells, RowBatch, join_batches, read_batch, to_message
 
 __all__ = ["ReplicaWindows", "pack_blobs", "unpack_blobs"]
 
 log = logging.getLogger(__name__)
 
 _SIZE = struct.Struct("<II")
+_COUNT_ROWS = 256
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ReplicaWindows:
-    """Counts the rows of one replica and closes its windows."""
+    """Counts the rows of one replica and closes its windows.
+
+    Counting 10 rows costs as much as counting 300, so rows wait for a few hundred, or for `tick`. That changes
+    nothing else: rows that come after the end of a window's time, or that fill it, never wait beside earlier ones.
+    """
 
     def __init__(self, binding: Binding) -> None:
         """Begin without rows."""
@@ -37,8 +42,11 @@ class ReplicaWindows:
         self._learner: ReferenceLearner | None = None
         self._taken: list[bytes] = []
         self._learned_json = ""
-        self._start_us = 0
-        self._last_us = 0
+        self._waiting: list[RowBatch] = []
+        self._waiting_rows = 0
+        self._first_us = 0  # when the oldest waiting rows came
+        self._start_us = 0  # when the first row of the open window came
+        self._last_us = 0  # when the newest row came
         self._prepare(binding.profile)
 
     def _prepare(self, profile: Profile | None) -> None:
@@ -60,13 +68,9 @@ class ReplicaWindows:
     @property
     def open_rows(self) -> int:
         """Return the rows of the window that is still open."""
-        return self._tracker.rows if self._tracker is not None else 0
+        return self._waiting_rows + (self._tracker.rows if self._tracker is not None else 0)
 
-    @property
-    def due_us(self) -> int | None:
-        """Return when `tick` has something to do next, microseconds since 1970; None without rows."""
-        due = self._tracker.due if self._tracker is not None else None
-        return None if due is None else (due - _EPOCH) // timedelta(microseconds=1)
+    # Rows in
 
     def feed(self, batch: RowBatch, at_us: int) -> list[Judged]:
         """Count the live rows of a batch that were answered without error, and return the windows they close.
@@ -77,49 +81,42 @@ class ReplicaWindows:
         """
         if self._tracker is None and self._learner is None:
             return []
-        watched = batch.watched()
-        if len(watched) == 0:
+        rows = batch.watched()
+        if len(rows) == 0:
             return []
-        closed = self._flush() if self._must_not_join(watched, at_us) else []
+        fills = self._tracker is None or self.open_rows + len(rows) >= self._tracker.config.window_size
+        closed = self._flush() if fills or self._must_not_join(rows, at_us) else []
         if not self._waiting:
             self._first_us = at_us
-        self._waiting.append(watched)
-        self._waiting_rows += len(watched)
-        self._at_us = at_us
-        if self._learner is not None or self.open_rows >= self.binding_window:
-            closed += self._flush()
-        return closed
+        self._waiting.append(rows)
+        self._waiting_rows += len(rows)
+        self._last_us = at_us
+        return closed + self._flush() if fills else closed
 
-    def _must_not_join(self, batch: RowBatch, at_us: int) -> bool:
-        """Return whether rows must be counted apart from those that wait.
-
-        Counting 10 rows costs as much as counting 300, so rows wait for others. What that changes is nothing: rows
-        after the end of a window's time never join rows before it, whoever looked at the clock in between.
-        """
-        if not self._waiting:
+    def _must_not_join(self, rows: RowBatch, at_us: int) -> bool:
+        if not self._waiting or self._tracker is None:
             return False
-        due_us = self.due_us
-        late = due_us is not None and at_us >= due_us
-        return late or self._waiting_rows >= _COUNT_ROWS or batch.key != self._waiting[0].key
+        due = self._tracker.due or _moment(self._first_us) + timedelta(seconds=self._tracker.config.time_limit_s)
+        return _moment(at_us) >= due or self._waiting_rows >= _COUNT_ROWS or rows.key != self._waiting[0].key
 
     def _flush(self) -> list[Judged]:
         """Count the rows that wait, and return the windows that they close."""
         if not self._waiting:
             return []
-        batch, rows = join_batches(self._waiting), self._waiting_rows
+        batch = join_batches(self._waiting)
         self._waiting, self._waiting_rows = [], 0
         try:
             inputs, outputs = batch.by_name()
             if self._learner is not None:
                 taken = self._learn(batch, inputs, outputs)
-                if taken == rows:
+                if taken == len(batch):
                     return []
                 inputs = {name: column[taken:] for name, column in inputs.items()}
                 outputs = {name: column[taken:] for name, column in outputs.items()}
             return self._count(inputs, outputs)
         except Exception:
             # The rows are stored already: what they do to the counting must not stop the next ones.
-            log.exception("replica %s: %d rows are not counted", self.binding.who.replica, rows)
+            log.exception("replica %s: %d rows are not counted", self.binding.who.replica, len(batch))
             return []
 
     def _learn(self, batch: RowBatch, inputs: Mapping[str, Cells], outputs: Mapping[str, Cells]) -> int:
@@ -132,22 +129,25 @@ class ReplicaWindows:
             self._prepare(learner.profile)
         return taken
 
-    def _count(self, inputs: Mapping[str, Cells], outputs: Mapping[str, Cells], at_us: int) -> list[Judged]:
+    def _count(self, inputs: Mapping[str, Cells], outputs: Mapping[str, Cells]) -> list[Judged]:
         tracker = self._tracker
         if tracker is None:
             return []
-        if tracker.rows == 0:
-            self._start_us = at_us
-        closed = tracker.add(inputs, outputs, _moment(at_us))
-        if closed:
-            self._start_us = at_us
-        self._last_us = at_us
+        began_empty = tracker.rows == 0
+        closed = tracker.add(inputs, outputs, _moment(self._first_us))
+        if began_empty or closed:
+            self._start_us = self._first_us
         return [self._judge(tracker, window) for window in closed]
+
+    # Windows out
 
     def tick(self, at_us: int) -> list[Judged]:
         """Return the open window if its time is over and it has enough rows; else nothing."""
+        closed = self._flush()
         tracker = self._tracker
-        return [] if tracker is None else [self._judge(tracker, window) for window in tracker.tick(_moment(at_us))]
+        if tracker is not None:
+            closed += [self._judge(tracker, window) for window in tracker.tick(_moment(at_us))]
+        return closed
 
     def _judge(self, tracker: WindowTracker, window: ClosedWindow) -> Judged:
         judged = judge_window(tracker.profile, tracker.config, window, self._learned_json)
@@ -156,19 +156,20 @@ class ReplicaWindows:
 
     def rebind(self, binding: Binding) -> list[Judged]:
         """Take a new binding; where its counts do not add up with those so far, the open window is closed as it is."""
+        closed = self._flush()
         old, self.binding = self.binding, binding
         tracker = self._tracker
         if tracker is None:
             if old.drift != binding.drift or old.learn_rows != binding.learn_rows or binding.profile is not None:
-                return self._restart_learning(binding)
-            return []
+                closed += self._restart_learning(binding)
+            return closed
         # A reference learned here stays until a real one comes.
         profile = binding.profile or (tracker.profile if tracker.profile.learned else None)
         if binding.drift is not None and profile is not None and profile.id == tracker.profile.id:
             if binding.drift != tracker.config:
                 self._tracker = WindowTracker.from_bytes(tracker.to_bytes(), profile, binding.drift)
-            return []
-        closed = self.close()
+            return closed
+        closed += self._close_early(tracker)
         self._prepare(profile)
         return closed
 
@@ -177,48 +178,53 @@ class ReplicaWindows:
         self._prepare(binding.profile)
         return [judged for batch in taken for judged in self.feed(batch, self._last_us)]
 
-    def close(self) -> list[Judged]:
-        """Return the open window as it is, however few its rows; nothing more may be fed."""
-        tracker = self._tracker
-        counts = tracker.open_counts if tracker is not None else None
-        if tracker is None or counts is None:
+    def _close_early(self, tracker: WindowTracker) -> list[Judged]:
+        counts = tracker.open_counts
+        if counts is None:
             return []
         window = ClosedWindow(
             "", tracker.next_index, counts.rows, _moment(self._start_us), _moment(self._last_us), counts, {1: counts}
         )
         return [self._judge(tracker, window)]
 
+    # Checkpoints
+
     def to_bytes(self) -> bytes:
         """Return the whole state for a checkpoint."""
-        head: dict[str, Any] = {"start": self._start_us, "last": self._last_us, "learned": self._learned_json}
-        blobs = {"head": b"", "tracker": b""}
+        times = {"first": self._first_us, "start": self._start_us, "last": self._last_us}
+        head: dict[str, Any] = {**times, "learned": self._learned_json}
+        tracker = b""
         if self._tracker is not None:
-            blobs["tracker"] = self._tracker.to_bytes()
+            tracker = self._tracker.to_bytes()
             # The profile of the binding is in the configuration; one that was learned here is nowhere else.
             if self._tracker.profile.learned:
                 head["profile"] = self._tracker.profile.to_json()
-        blobs["head"] = json.dumps(head).encode()
-        return pack_blobs(blobs | {f"taken{i}": data for i, data in enumerate(self._taken)})
+        blobs = {"head": json.dumps(head).encode(), "tracker": tracker}
+        blobs |= {f"taken:{i}": data for i, data in enumerate(self._taken)}
+        blobs |= {f"waiting:{i}": to_message(rows).SerializeToString() for i, rows in enumerate(self._waiting)}
+        return pack_blobs(blobs)
 
     def restore(self, data: bytes) -> None:
         """Take a saved state; one that does not fit the binding is left, with a line in the log."""
         blobs = unpack_blobs(data)
-        head = json.loads(blobs.pop("head"))
-        self._start_us, self._last_us, self._learned_json = head["start"], head["last"], head["learned"]
-        packed = blobs.pop("tracker")
-        if packed and self.binding.drift is not None:
+        head = json.loads(blobs["head"])
+        if blobs["tracker"] and self.binding.drift is not None:
             profile = Profile.from_json(head["profile"]) if "profile" in head else self.binding.profile
             try:
                 if profile is not None:
                     self._learner = None
-                    self._tracker = WindowTracker.from_bytes(packed, profile, self.binding.drift)
+                    self._tracker = WindowTracker.from_bytes(blobs["tracker"], profile, self.binding.drift)
             except InvalidArgument as error:
                 log.warning("replica %s: its windows begin anew: %s", self.binding.who.replica, error)
-        elif self._learner is not None:
-            for taken in blobs.values():
-                batch = read_batch(taken)
-                inputs, outputs, _ = batch.watched()
-                self._learn(batch, inputs, outputs)
+        for name, packed in blobs.items():
+            if name.startswith("taken:") and self._learner is not None:
+                batch = read_batch(packed)
+                self._learn(batch, *batch.by_name())
+            elif name.startswith("waiting:"):
+                self._waiting.append(read_batch(packed))
+        self._waiting_rows = sum(len(rows) for rows in self._waiting)
+        self._first_us, self._start_us, self._last_us = head["first"], head["start"], head["last"]
+        self._learned_json = head["learned"]
 
 
 def _moment(us: int) -> datetime:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -131,20 +132,24 @@ async def test_a_registration_killed_at_any_point_is_whole_or_absent_and_its_rep
     killable: Killable, engine_name: str
 ) -> None:
     channel = await killable.start()
+    upload = await Client(channel).upload(FILES)
     killable.arm(10**6)
-    await Client(channel).register("rehearsal", FILES)
+    await Client(channel).registry.RegisterVersion(pb.RegisterVersionRequest(model="rehearsal", upload=upload))
     passed = (killable.home / "passed").read_text().splitlines()
     assert {"link", "rename", "fsync", "commit", "rmtree"} <= set(passed)
     points = chosen(passed)
     for point in points:
         await channel.close()
         killable.end()
+        # As in the rehearsal no content is known yet, so that the points are the same ones.
+        shutil.rmtree(killable.home / "artifacts" / "staging")
         channel = await killable.start()
         request, at = await killed(killable, Client(channel), point)
         await channel.close()
         channel = await killable.start()
         client = Client(channel)
         found = await check_whole(client, killable, request.model)
+        assert at == passed[point - 1], "the points are not those of the rehearsal"
         again = await client.registry.RegisterVersion(request, timeout=60)
         assert again.version.number == 1, f"killed before {at} (point {point}): a number was lost"
         if found:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from pilotfish.v1 import monitoring_pb2 as monitoring
 from pilotfish.v1 import sidecar_service_pb2 as pb
 from pilotfish.v1 import sidecar_service_pb2_grpc as pb_grpc
-
 from tests.sidecar_fleet import AgentProcess, Caller, FakeFleet, eventually, reference, sidecar_config
 
 SEEDS = [int(seed) for seed in os.environ.get("PILOTFISH_TEST_SEEDS", "1,2").split(",")]

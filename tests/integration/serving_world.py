@@ -198,6 +198,8 @@ class World:
     stub: Any
     evidence: dict[str, Mapping[str, Value]] = field(default_factory=dict)
     asked_since: dict[str, datetime | None] = field(default_factory=dict)
+    # Until when the made-up calls came; None: they come all the time.
+    evidence_ended: datetime | None = None
 
     @property
     def core(self) -> Core:
@@ -243,6 +245,11 @@ class World:
 
     def _evidence(self, tx: Tx, deployment_id: str, since: datetime | None = None) -> Mapping[str, Value]:
         self.asked_since[deployment_id] = since
+        # As monitoring does: calls are kept in grains of ten seconds, and a grain that `since` falls into counts whole.
+        if self.evidence_ended is not None and since is not None:
+            grain = since.timestamp() // 10 * 10
+            if grain > self.evidence_ended.timestamp():
+                return {}
         return self.evidence.get(deployment_id, {})
 
     # Calls

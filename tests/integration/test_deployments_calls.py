@@ -415,17 +415,24 @@ async def test_a_rollout_owns_the_weights_while_it_runs(w: World, node: FakeNode
 
 @pytest.mark.ledger("C6")
 async def test_an_unhealthy_replica_leaves_the_traffic_and_comes_back(w: World, node: FakeNode) -> None:
-    config = pb.DeploymentConfig(scaling=pb.Scaling(replicas=2))
+    config = pb.DeploymentConfig(scaling=pb.Scaling(replicas=3))
     production = await w.serving(await w.version(), PRODUCTION, config=config)
-    ill, well = sorted(node.replicas)
+    ill, worse, well = sorted(node.replicas)
+
+    def routed() -> list[str]:
+        return [r.replica for r in node.endpoint("fraud").deployments[0].replicas]
+
     await node.say(ill, pb.REPLICA_STATE_UNHEALTHY, reason="no answer")
     degraded = await w.until_state(production.name, pb.DEPLOYMENT_STATE_DEGRADED)
-    assert "1 of 2 replicas serve" in degraded.state_reason and "no answer" in degraded.state_reason
-    await w.eventually(lambda: [r.replica for r in node.endpoint("fraud").deployments[0].replicas] == [well])
+    assert "2 of 3 replicas serve" in degraded.state_reason and "no answer" in degraded.state_reason
+    await w.eventually(lambda: routed() == [worse, well])
+    await node.say(worse, pb.REPLICA_STATE_UNHEALTHY, reason="no answer")
+    await w.eventually(lambda: routed() == [well])
     assert await w.weights() == {production.id: 10_000}
     await node.say(ill, pb.REPLICA_STATE_READY, restarts=1)
+    await node.say(worse, pb.REPLICA_STATE_READY, restarts=1)
     await w.until_state(production.name, READY)
-    await w.eventually(lambda: len(node.endpoint("fraud").deployments[0].replicas) == 2)
+    await w.eventually(lambda: len(routed()) == 3)
 
 
 @pytest.mark.ledger("C6")

@@ -84,6 +84,24 @@ async def test_a_canary_that_fails_loses_its_traffic_and_is_quarantined(w: World
     assert [(r.kind, r.subject) for r in runs if r.kind == "rollback"] == [("rollback", canary.name)]
 
 
+@pytest.mark.ledger("C2")
+async def test_the_calls_of_one_step_do_not_carry_a_rollout_through_the_next(w: World, node: FakeNode) -> None:
+    _, canary = await canary_of(w, steps(1000, 5000))
+    w.evidence_ended = w.core.clock.now()
+    w.fake_evidence(canary.id, error_ratio=(0.0, 100))
+    await w.eventually(lambda: _step(w, canary.rollout, 1))
+    await asyncio.sleep(0.5)
+    rollout = await w.rollout(canary.rollout)
+    assert (rollout.state, rollout.step) == (pb.ROLLOUT_STATE_PROGRESSING, 1)
+    w.evidence_ended = None
+    w.core.wakes.notify(["rollouts"])
+    await w.until_rollout(canary.rollout, pb.ROLLOUT_STATE_SUCCEEDED)
+
+
+async def _step(w: World, name: str, number: int) -> bool:
+    return (await w.rollout(name)).step == number
+
+
 async def test_too_few_observations_move_nothing(w: World, node: FakeNode) -> None:
     _, canary = await canary_of(w)
     w.fake_evidence(canary.id, error_ratio=(1.0, 29))
@@ -228,6 +246,24 @@ async def test_a_bad_canary_is_followed_by_the_one_before_it(w: World, node: Fak
     rollout = await w.until_rollout(restored.rollout, pb.ROLLOUT_STATE_PROGRESSING)
     assert [s.weight_bp for s in rollout.plan.steps] == [1000]
     assert (await w.weights())[restored.id] == 1000
+
+
+@pytest.mark.ledger("C3")
+async def test_a_second_rollback_goes_past_what_was_rolled_back_before(w: World, node: FakeNode) -> None:
+    versions = [await w.version() for _ in range(3)]
+    current = await w.serving(versions[0], PRODUCTION)
+    for version in versions[1:]:
+        staging = await w.serving(version, STAGING)
+        w.fake_evidence(staging.id, error_ratio=(0.0, 100))
+        promoted = await w.stub.Promote(calls.PromoteRequest(deployment="fraud/staging", target_stage=PRODUCTION))
+        current = await w.until_state(promoted.deployment.name, READY)
+    for expected in (2, 1):
+        back = await w.stub.Rollback(calls.RollbackRequest(deployment="fraud/production", reason="bad"))
+        assert back.restored.version == expected
+        current = await w.until_state(back.restored.name, READY)
+    assert await w.weights() == {current.id: 10_000}
+    error = await refusal(w.stub.Rollback(calls.RollbackRequest(deployment="fraud/production", reason="bad")))
+    assert error.reason == "NO_PREVIOUS_VERSION"
 
 
 @pytest.mark.ledger("C3")

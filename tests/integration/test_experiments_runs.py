@@ -110,6 +110,10 @@ async def test_a_run_takes_points_parameters_and_tags_until_it_ends(stub: Any) -
     whole = await stub.GetRun(svc.GetRunRequest(name=run.name))
     expected = [("auc", 0, 0.5)] + [("loss", s, -1.0 if s == 4 else 100.0 - s) for s in range(30)]
     assert [(p.metric, p.step, p.value) for p in whole.points] == expected
+    better = svc.LogRunRequest(name=run.name, points=[pb.MetricPoint(metric="loss", step=29, value=1.5)])
+    assert (await stub.LogRun(better)).run.metrics["loss"] == 1.5
+    series = (await stub.GetRun(svc.GetRunRequest(name=run.name))).points
+    assert [p.value for p in series if p.step == 29] == [1.5], "one value per step"
     ended = (await stub.LogRun(svc.LogRunRequest(name=run.name, state=pb.RUN_STATE_FAILED))).run
     assert ended.state == pb.RUN_STATE_FAILED and ended.HasField("end_time")
     late = await error_of(stub.LogRun(svc.LogRunRequest(name=run.name, points=points[:1])))

@@ -27,6 +27,7 @@ from pilotfish.v1 import registry_service_pb2 as pb
 from pilotfish.wire_errors import from_rpc_error
 from pilotfish_control_plane.registry.model import NewVersion, VersionStatus
 from pilotfish_control_plane.registry.service import RegistryService
+from pilotfish_control_plane.storage import registry_lists
 from tests.registry_models import Client, bare_files, profile_json, whole_files
 
 AREAS = ["registry", "artifacts", "experiments"]
@@ -265,8 +266,12 @@ async def test_latest_is_the_newest_version_that_can_be_used(plane: Any, client:
 
 
 @pytest.mark.ledger("B3")
-async def test_lists_are_filtered_by_any_of_the_tags_and_statuses_ordered_and_paged(plane: Any, client: Client) -> None:
-    """The oracle is plain Python over what was put in."""
+@pytest.mark.parametrize("few", [1000, 2], ids=["rare tags", "common tags"])
+async def test_lists_are_filtered_by_any_of_the_tags_and_statuses_ordered_and_paged(
+    plane: Any, client: Client, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """The oracle is plain Python over what was put in; rare and common tags are looked up in two ways."""
+    monkeypatch.setattr(registry_lists, "FEW", few)
     rows = []
     for i in range(1, 24):
         tags = {"team": ["risk", "growth", "ops"][i % 3], **({"gpu": "a100"} if i % 4 == 0 else {})}

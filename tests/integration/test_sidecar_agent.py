@@ -16,7 +16,8 @@ import grpc.aio
 import numpy as np
 import pytest
 import pytest_asyncio
-from pilotfish.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PilotfishError
+
+from pilotfish.errors import FailedPrecondition, InvalidArgument, NotFound, PilotfishError
 from pilotfish.stats import WindowCounts, count_window
 from pilotfish.v1 import fleet_service_pb2 as fleet
 from pilotfish.v1 import monitoring_pb2 as monitoring
@@ -24,14 +25,13 @@ from pilotfish.v1 import sidecar_service_pb2 as pb
 from pilotfish.v1 import sidecar_service_pb2_grpc as pb_grpc
 from pilotfish.wire_errors import from_rpc_error
 from pilotfish_sidecar.agent import Agent, AgentSettings
+from pilotfish_sidecar.ending import end_tasks
+from pilotfish_sidecar.frames import Draft, Kind
+from pilotfish_sidecar.health import HealthProbe, parse_target
 from pilotfish_sidecar.rows import Who
 from pilotfish_sidecar.spool import SpoolLimits
-from pilotfish_sidecar.tap.counters import close_books
 from pilotfish_sidecar.uplink import UplinkSettings
-
 from tests.sidecar_fleet import FEATURES, AgentProcess, Caller, FakeFleet, eventually, reference, sidecar_config
-
-assert AlreadyExists and close_books  # the names are part of what sidecars may raise and call
 
 
 class Bench:
@@ -302,7 +302,9 @@ async def test_a_frozen_control_plane_is_noticed_by_its_heartbeats(bench: Bench)
     bench.fleet.silent = True
     await eventually(lambda: len(bench.fleet.hellos) >= 2, 10, "connects again")
     bench.fleet.silent = False
-    await eventually(lambda: bench.agent is not None and bench.agent.uplink is not None and bench.agent.uplink.connected)
+    await eventually(
+        lambda: bench.agent is not None and bench.agent.uplink is not None and bench.agent.uplink.connected
+    )
 
 
 async def test_a_full_control_plane_is_asked_again_and_gets_everything(bench: Bench) -> None:
@@ -561,3 +563,98 @@ async def test_it_says_why_it_cannot_start(bench: Bench) -> None:
     assert process.process is not None
     assert await asyncio.to_thread(process.process.wait, 20) == 2
     assert "another sidecar uses the spool" in process.log_path.read_text()
+
+
+async def test_a_drain_sends_what_a_killed_agent_left_and_says_when_it_cannot(bench: Bench) -> None:
+    process = AgentProcess(bench.directory, bench.fleet.address)
+    process.start()
+    await asyncio.to_thread(process.wait_ready)
+    caller = bench.caller()
+    await eventually(lambda: bench.fleet.acks)
+    await bench.fleet.stop()
+    caller.serve(240)
+    await eventually(lambda: caller.tap._counters.read().captured == 240)
+    process.kill()
+    process.command[3] = "drain"
+    process.command += ["--timeout-s", "0.5"]
+    process.start()
+    assert process.process is not None
+    assert await asyncio.to_thread(process.process.wait, 20) == 3
+    await bench.fleet.start()
+    process.command[-1] = "20"
+    process.start()
+    assert await asyncio.to_thread(process.process.wait, 30) == 0
+    assert sorted(bench.fleet.ids()) == sorted(caller.sent)
+    assert sum(r.calls for r in bench.fleet.of("outcomes")) == 240 and len(bench.fleet.of("windows")) == 2
+    process.kill()
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+async def test_an_attached_server_is_healthy_as_long_as_it_answers_its_probe(scheme: str) -> None:
+    ready = [True]
+
+    async def grpc_ready(request: bytes, context: Any) -> bytes:
+        return b"\x08\x01" if ready[0] else b""
+
+    async def http_ready(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" if ready[0] else b"HTTP/1.1 503 Busy\r\n\r\n")
+        writer.close()
+
+    if scheme == "grpc":
+        server = grpc.aio.server()
+        handler: Any = grpc.unary_unary_rpc_method_handler(grpc_ready)
+        methods = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ServerReady": handler})
+        server.add_generic_rpc_handlers((methods,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+    else:
+        listener = await asyncio.start_server(http_ready, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+    probe = HealthProbe(parse_target(f"{scheme}://127.0.0.1:{port}/v2/health/ready"), interval_s=0.05)
+    assert not probe.healthy
+    running = asyncio.ensure_future(probe.run())
+    await eventually(lambda: probe.healthy)
+    ready[0] = False
+    await eventually(lambda: not probe.healthy)
+    ready[0] = True
+    await eventually(lambda: probe.healthy)
+    await end_tasks([running])
+    if scheme == "grpc":
+        await server.stop(0)
+    else:
+        listener.close()
+
+
+@pytest.mark.parametrize("url", ["", "ftp://h:1", "http://nohost", "grpc://:5", "http://h:99999"])
+def test_what_cannot_be_probed_is_refused(url: str) -> None:
+    with pytest.raises(InvalidArgument, match="cannot be probed"):
+        parse_target(url)
+
+
+async def test_a_replica_that_the_configuration_forgets_is_read_as_before(bench: Bench) -> None:
+    agent = await bench.start_agent()
+    caller = bench.caller()
+    caller.serve(50)
+    await eventually(lambda: len(bench.fleet.ids()) == 50)
+    bench.fleet.push(config=fleet.MemberConfig(version=2, nonce="n2", sidecar=fleet.SidecarConfig()))
+    await eventually(lambda: len(bench.fleet.acks) == 2 and not bench.fleet.acks[1].error)
+    caller.serve(50)
+    await eventually(lambda: len(bench.fleet.ids()) == 100 and len(bench.fleet.of("windows")) == 1)
+    assert agent.intake.config.version == 2
+
+
+async def test_state_of_another_release_is_left_and_what_is_to_be_sent_is_sent(bench: Bench) -> None:
+    await bench.fleet.stop()
+    agent = await bench.start_agent()
+    caller = bench.caller()
+    agent.intake.store_config(sidecar_config(profile=reference()))
+    caller.serve(100)
+    await eventually(lambda: caller.tap._counters.read().captured == 100)
+    agent.spool.append([Draft(Kind.MARK, 0, meta={"tap": "strange"}), Draft(Kind.OUTCOMES, 0, b"", {})])
+    await bench.stop_agent()
+    await bench.fleet.start()
+    await bench.start_agent()
+    await eventually(lambda: len(bench.fleet.ids()) == 100)
+    caller.serve(100)
+    await eventually(lambda: len(bench.fleet.ids()) == 200 and len(bench.fleet.of("windows")) == 2)

@@ -67,7 +67,9 @@ class Loop:
         for row in self.rng.normal(size=(count, 2)) + shift:
             ident = f"p{self.served}"
             request, response = call_bytes(ident, row, name="x")
-            self.caller.tap.record(METHOD, request, b"" if code else response, code, time.time_ns() // 1000, 2000, ident)
+            self.caller.tap.record(
+                METHOD, request, b"" if code else response, code, time.time_ns() // 1000, 2000, ident
+            )
             self.served += 1
 
     async def metrics(self) -> monitoring.DeploymentMetrics:

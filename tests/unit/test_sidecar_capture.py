@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from pilotfish.errors import InvalidArgument
 from pilotfish.oip import grpc_predict_v2_pb2 as oip
 from pilotfish.v1 import monitoring_pb2 as pb
@@ -28,7 +29,6 @@ from pilotfish_sidecar.rows import (
     to_message,
 )
 from pilotfish_sidecar.tap import Protocol, Role, TapIdentity, TapRecord
-
 from tests.sidecar_fleet import METHOD, SIGNATURE, call_bytes
 
 WHO = Who("d1", "r1", "fraud", "fraud", 7)
@@ -96,7 +96,9 @@ def test_rest_calls_are_read_too_and_their_status_becomes_a_grpc_code() -> None:
 
 
 def test_half_characters_from_json_do_not_stop_the_capture() -> None:
-    body = '{"id": "a\\ud800", "inputs": [{"name": "t\\udfff", "shape": [1], "datatype": "BYTES", "data": ["x\\ud83d"]}]}'
+    body = (
+        '{"id": "a\\ud800", "inputs": [{"name": "t\\udfff", "shape": [1], "datatype": "BYTES", "data": ["x\\ud83d"]}]}'
+    )
     call = record(body.encode(), b"", protocol=Protocol.REST, code=200, method="/v2/models/fraud/infer")
     (batch,) = read(call, r1=Binding(WHO)).batches
     message = pb.PredictionBatch.FromString(to_message(batch).SerializeToString())
@@ -215,7 +217,7 @@ def test_pieces_joined_again_are_the_whole() -> None:
     batch = typed_batch()
     parts = [batch.pick(slice(0, 1)), batch.pick(slice(1, 3)), batch.pick(slice(3, None))]
     assert same(join_batches([read_batch(to_message(part).SerializeToString()) for part in parts]), batch)
-    assert [i for i in batch.pick(np.array([True, False, True, False])).ids] == ["p0", "p2"]
+    assert list(batch.pick(np.array([True, False, True, False])).ids) == ["p0", "p2"]
 
 
 def test_windows_see_missing_cells_as_missing() -> None:
@@ -237,10 +239,10 @@ def test_equal_inputs_have_equal_hashes_whatever_their_type_order_or_outputs() -
 
 
 def test_a_batch_that_is_no_table_is_refused_with_everything_that_is_wrong() -> None:
-    message = pb.PredictionBatch(prediction_ids=["a", "b"], times_us=[1], codes=[1, 2, 70_000], roles=[1, 9])
-    message.columns.add(name="", group=INPUT, datatype="FP32", data=b"\0" * 7)  # type: ignore[arg-type]  # the enum is an int
-    message.columns.add(name="x", group=OUTPUT, datatype="COMPLEX")  # type: ignore[arg-type]  # as above
-    message.columns.add(name="x", group=OUTPUT, datatype="BOOL", data=b"\1\2", missing=b"\3\0")  # type: ignore[arg-type]  # as above
+    message = pb.PredictionBatch(prediction_ids=["a", "b"], times_us=[1], codes=[1, 2, 70_000], roles=[1, 9])  # type: ignore[list-item]  # no role on purpose
+    message.columns.add(name="", group=INPUT, datatype="FP32", data=b"\0" * 7)
+    message.columns.add(name="x", group=OUTPUT, datatype="COMPLEX")
+    message.columns.add(name="x", group=OUTPUT, datatype="BOOL", data=b"\1\2", missing=b"\3\0")
     with pytest.raises(InvalidArgument) as caught:
         from_message(message)
     fields = {violation.field for violation in caught.value.violations}

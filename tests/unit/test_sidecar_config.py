@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from pilotfish.errors import InvalidArgument
 from pilotfish.v1 import fleet_service_pb2 as fleet
 from pilotfish_sidecar.accounts import Accounts, Request
 from pilotfish_sidecar.backoff import Backoff
 from pilotfish_sidecar.config import parse_config, parse_signature
 from pilotfish_sidecar.rows import Who
-
 from tests.sidecar_fleet import FEATURES, reference, sidecar_config
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from pilotfish.errors import FailedPrecondition, ResourceExhausted
 from pilotfish_sidecar.cursors import Cursor
 from pilotfish_sidecar.frames import SEGMENT_HEAD, Draft, Kind, Record, encode_record, read_record

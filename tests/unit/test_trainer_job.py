@@ -341,6 +341,9 @@ def test_a_grid_search_is_decided_on_the_validation_split(root: Path, tmp_path: 
         {"max_depth": depth, "criterion": criterion} for depth in (1, 4) for criterion in ("gini", "entropy")
     ]
     best = max(found["search"], key=lambda entry: entry["value"])
+    assert best["value"] > found["search"][0]["value"], "the first trial is not the best here"
+    # A whole number of the 80 validation rows.
+    assert best["value"] * 80 == pytest.approx(round(best["value"] * 80))
     assert {name: found["hyperparameters"][name] for name in best["hyperparameters"]} == best["hyperparameters"]
     trials = [event for event in events(tmp_path / "job") if event["message"].startswith("trial ")]
     assert [event["metrics"]["trial"] for event in trials] == [1, 2, 3, 4]

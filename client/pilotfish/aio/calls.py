@@ -10,7 +10,8 @@ import grpc
 import grpc.aio
 
 from pilotfish.connection import CHANNEL_OPTIONS, Connection
-from pilotfish.wire_errors import from_rpc_error
+from pilotfish.errors import PilotfishError
+from pilotfish.wire_errors import from_rpc_error, unreached
 
 __all__ = ["Calls"]
 
@@ -41,7 +42,7 @@ class Calls:
         try:
             return await call(request, timeout=timeout_s or self.timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._told(error) from None
 
     async def stream(
         self, stub: Any, method: str, request: Any, *, timeout_s: float | None = None
@@ -52,7 +53,7 @@ class Calls:
             async for answer in call:
                 yield answer
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._told(error) from None
         finally:
             call.cancel()
 
@@ -62,7 +63,10 @@ class Calls:
         try:
             return await call(requests, timeout=timeout_s or 3600.0, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._told(error) from None
+
+    def _told(self, error: grpc.RpcError) -> PilotfishError:
+        return unreached(from_rpc_error(error), f"the control plane at {self.connection.address}")
 
     async def close(self) -> None:
         """Close the channel."""

@@ -17,7 +17,7 @@ from pilotfish.errors import Unavailable
 from pilotfish.inference import Predictions, infer_request, read_answer, rows_of
 from pilotfish.oip import grpc_predict_v2_pb2 as oip
 from pilotfish.oip import grpc_predict_v2_pb2_grpc as oip_grpc
-from pilotfish.wire_errors import from_rpc_error
+from pilotfish.wire_errors import from_rpc_error, unreached
 
 __all__ = ["Endpoint"]
 
@@ -62,7 +62,7 @@ class Endpoint:
                     request, metadata=self._headers, timeout=self._calls.timeout_s
                 )
             except grpc.RpcError as error:
-                raise from_rpc_error(error) from None
+                raise unreached(from_rpc_error(error), f"the gateway of {self.name}") from None
         return self._metadata
 
     # Any: a DataFrame, a mapping of columns, or a matrix.
@@ -95,7 +95,7 @@ class Endpoint:
                 answer, call = stub.ModelInfer.with_call(request, metadata=self._headers, timeout=timeout_s)
                 headers = dict(call.trailing_metadata() or ())
             except grpc.RpcError as error:
-                raise from_rpc_error(error) from None
+                raise unreached(from_rpc_error(error), f"the gateway of {self.name}") from None
             parts.append(read_answer(answer))
             version = int(headers.get("pilotfish-version", answer.model_version or 0) or 0)
             deployment = str(headers.get("pilotfish-deployment", ""))

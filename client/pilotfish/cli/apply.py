@@ -129,27 +129,28 @@ def apply(
     """
     cli = Cli.of(ctx)
     definitions = parse_definitions([(str(path), d) for path in file for d in read_documents(path)])
+    width = max(len(d.name) for d in definitions)
     done: list[Spec] = []
     with cli.client() as client:
         for definition in definitions:
             try:
                 done.append(_apply(client, definition, dry_run))
             except PilotfishError as error:
-                _show(cli, done, dry_run)
+                _show(cli, done, dry_run, width)
                 error.message = f"{definition.kind} {definition.name}: {error.message}"
                 raise
             if cli.out.for_people:
-                _show(cli, done, dry_run)
+                _show(cli, done, dry_run, width)
                 done.clear()
     cli.out.one(done, lambda: None, "\n".join(f"{d['kind']}/{d['name']}" for d in done))
 
 
-def _show(cli: Cli, done: list[Spec], dry_run: bool) -> None:
+def _show(cli: Cli, done: list[Spec], dry_run: bool, width: int) -> None:
     for one in done:
         style = STYLES[one["outcome"]]
         would = "would be " if dry_run and one["outcome"] != "unchanged" else ""
         fields = f"  [dim]{', '.join(one['fields'])}[/]" if one["fields"] else ""
-        head = f"[{style}]{SIGNS[one['outcome']]}[/] {one['kind']:<10} [bold]{one['name']}[/]"
+        head = f"[{style}]{SIGNS[one['outcome']]}[/] {one['kind']:<10} [bold]{one['name']:<{width}}[/]"
         cli.out.line(f"{head}  [{style}]{would}{one['outcome']}[/]{fields}")
 
 

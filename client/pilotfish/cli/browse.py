@@ -9,11 +9,15 @@ import typer
 from pilotfish.cli.context import Cli, plain
 from pilotfish.cli.detail import show_record
 from pilotfish.cli.kinds import Question, find_kind, name_of
-from pilotfish.cli.output import Record
+from pilotfish.cli.output import Output, Record
+from pilotfish.cli.retirement import show_plan
+from pilotfish.cli.rollouts import show_rollout
+from pilotfish.cli.training import show_job
 from pilotfish.errors import NotFound
 
 __all__ = ["install"]
 
+VIEWS = {"rollout": show_rollout, "retirement": show_plan, "job": show_job}
 KIND_HELP = "models, versions, endpoints, deployments, replicas, rollouts, pipelines, jobs, features, rules, "
 KIND_HELP += "firings, alerts, retirements, runs, members or tokens."
 
@@ -72,7 +76,15 @@ def describe(
         if wanted.plural in ("models", "versions"):
             record["changes"] = [plain(c) for c in client.models.changes(name)]
     record = {**record.pop("run"), **record} if "run" in record else record
-    cli.out.one(record, lambda: show_record(cli.out, wanted.singular, record), name_of(record))
+    cli.out.one(record, lambda: _show(cli.out, wanted.singular, record), name_of(record))
+
+
+def _show(out: Output, kind: str, record: Record) -> None:
+    """Write a record by the layout of its kind, else by the one for all."""
+    if kind in VIEWS:
+        VIEWS[kind](out, record)
+    else:
+        show_record(out, kind, record)
 
 
 # Any: the client, which is imported late.

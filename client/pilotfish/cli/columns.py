@@ -49,7 +49,7 @@ def _versions(now: datetime) -> list[Column]:
         _field("LABEL", "label"),
         state_column("STATUS", "status"),
         Column("ALIASES", lambda r: " ".join(r["aliases"]), "cyan"),
-        Column("METRICS", lambda r: _pairs(r["metrics"])),
+        Column("METRICS", lambda r: _pairs(r["metrics"]), wide=True),
         _field("FRAMEWORK", "framework", "dim", extra=True),
         Column("SIZE", lambda r: bytes_text(r["artifact_size_bytes"]), right=True),
         _age(now),
@@ -219,7 +219,7 @@ def _runs(now: datetime) -> list[Column]:
         state_column(),
         _field("EXPERIMENT", "experiment"),
         Column("SUBJECT", lambda r: ref(r["subject"]), "dim"),
-        Column("METRICS", lambda r: _pairs(r["metrics"])),
+        Column("METRICS", lambda r: _pairs(r["metrics"]), wide=True),
         _age(now, "start_time"),
     ]
 

@@ -118,9 +118,14 @@ def _compact(text: str) -> str:
 
 def _show_list(out: Output, rows: list[Record], indent: int) -> None:
     """Write rows as a table over their simple fields; whatever is nested is put into words."""
+    if "metric" in rows[0] and "bound" in rows[0]:
+        for row in rows:
+            least = f"  [dim]n ≥ {row['min_sample']}[/]" if row.get("min_sample") else ""
+            out.line(f"{' ' * indent}{escape(criterion(row))}{least}")
+        return
     keys: list[str] = []
     for row in rows:
-        keys += [k for k, v in row.items() if k not in keys and k != "etag" and v not in ("", [], {}, None)]
+        keys += [k for k, v in row.items() if k not in keys and k != "etag" and v not in ("", [], {}, None, 0)]
     columns = [
         Column(
             _words(k).upper(),

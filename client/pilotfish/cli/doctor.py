@@ -74,7 +74,8 @@ def _show(out: Output, findings: list[Finding]) -> None:
     for area in dict.fromkeys(f.area for f in findings):
         out.heading(area)
         for finding in (f for f in findings if f.area == area):
-            out.line(f"  {SIGNS[finding.good]} {finding.check:<{width}}  [dim]{escape(finding.found)}[/]")
+            check = escape(finding.check) + " " * (width - len(finding.check))
+            out.line(f"  {SIGNS[finding.good]} {check}  [dim]{escape(finding.found)}[/]")
             if finding.advice and finding.good is not True:
                 out.line(f"    {'':<{width}}  [cyan]→[/] {escape(finding.advice)}")
     bad = sum(f.good is False for f in findings)

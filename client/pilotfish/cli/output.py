@@ -39,7 +39,7 @@ class Column:
         text: what it shows of a record; no markup.
         style: its colour, fixed or by record.
         right: aligned to the right, as numbers are.
-        wide: takes the room that is left, folded; left out where it says nothing.
+        wide: takes the room that is left, folded.
         extra: left out where the terminal is too narrow for all.
     """
 
@@ -222,9 +222,9 @@ def _yaml(value: Any) -> str:
 
 
 def _fitting(records: Sequence[Record], columns: Sequence[Column], width: int) -> list[Column]:
-    """Return the columns that a terminal of a width has room for: silent wide ones go, then extra ones from the end."""
+    """Return the columns that a terminal of a width has room for: silent ones go, then extra ones from the end."""
     texts = {id(c): [c.text(r) for r in records] for c in columns}
-    kept = [c for c in columns if any(texts[id(c)]) or not c.wide]
+    kept = [c for c in columns if any(texts[id(c)])]
 
     def needs(column: Column) -> int:
         longest = max([len(column.header), *(len(t) for t in texts[id(column)])])

@@ -70,11 +70,15 @@ def show_plan(out: Output, plan: Record) -> None:
         Column("PHASE", _phase, _phase_style),
         Column("ON", lambda r: r.get("due_time", "")[:10]),
         Column("", lambda r: age(r.get("due_time", ""), out.now), "dim", right=True),
-        Column("STEPS", lambda r: "  ".join(f"{state_glyph(s['state'])} {s['type']}" for s in r["steps"]), wide=True),
+        Column("STEPS", lambda r: "  ".join(f"{_sign(s)} {s['type']}" for s in r["steps"]), wide=True),
     ]
     out.table(plan["phases"], columns, indent=2)
     for blocker in plan["blockers"]:
         out.line(f"  [yellow]▲[/] in the way: {escape(blocker)}")
+
+
+def _sign(step: Record) -> str:
+    return "·" if step["state"] in ("", "pending") else state_glyph(step["state"])
 
 
 def _phase(phase: Record) -> str:

@@ -17,7 +17,7 @@ from pilotfish.errors import Unavailable
 __all__ = ["install"]
 
 ENDED = ("succeeded", "rejected", "failed", "cancelled", "timed_out")
-STAGES = ("load", "quality", "features", "split", "train", "evaluate", "export", "gate", "register")
+STAGES = ("start", "load", "quality", "split", "features", "train", "export", "evaluate", "gate", "save", "end")
 RECONNECTS = 30
 job = typer.Typer(no_args_is_help=True, help="Follow, cancel and repeat jobs.")
 

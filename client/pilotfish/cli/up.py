@@ -69,7 +69,7 @@ def _foreground(out: Output, options: Options) -> None:
     def ready(addresses: dict[str, Any]) -> None:
         facts = _with_gateway(supervisor, addresses)
         ready_note.write_text(json.dumps({"pid": os.getpid(), **facts}))
-        out.one(facts, lambda: _show(out, facts, time.monotonic() - started))
+        out.one(facts, lambda: _show(out, facts, time.monotonic() - started), facts["grpc"])
         out.line("\n[dim]Ctrl-C drains and stops everything.[/]")
 
     supervisor = Supervisor(options, lambda text: out.warn(f"{time.strftime('%H:%M:%S')}  {text}"))
@@ -160,7 +160,7 @@ def _detach(cli: Cli, options: Options, data_roots: list[Path], endpoint_ports: 
         raise DeadlineExceeded(f"pilotfish did not start within {START_TIMEOUT_S:g} s", metadata={"next": f"see {log}"})
     # It runs on by itself: nobody waits for it here.
     child.returncode = 0
-    out.one(facts, lambda: _show(out, facts, time.monotonic() - started))
+    out.one(facts, lambda: _show(out, facts, time.monotonic() - started), facts["grpc"])
     out.hint("pilotfish down               stop it")
 
 

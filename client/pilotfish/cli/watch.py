@@ -81,20 +81,27 @@ def _write(out: Output, event: Record) -> None:
     at = parse_time(event.get("time", ""))
     group, _, word = event["kind"].partition(".")
     style = state_style(word)
-    facts = _facts(event.get("payload", {}))
     clock = f"{at:%H:%M:%S}" if at else ""
-    subject = ref(event["subject"]) if "/versions/" in event["subject"] else "/".join(event["subject"].split("/")[2:])
-    out.line(
-        f"[dim]{clock}[/]  [{style}]{state_glyph(word)} {group}.[bold]{word:<{max(1, 20 - len(group))}}[/][/] "
-        f"{escape(subject)}  [dim]{escape(facts)}[/]"
-    )
+    name = event["subject"]
+    subject = ref(name) if "/versions/" in name else "/".join(name.split("/")[2:]) or name
+    facts = _facts(event.get("payload", {}))
+    kind = f"[{style}]{state_glyph(word)} {group}.[bold]{word}[/][/]" + " " * max(1, 28 - len(event["kind"]))
+    line = f"[dim]{clock}[/]  {kind}{escape(subject)}  [dim]{escape(facts)}[/]"
+    if out.stdout.is_terminal:
+        out.stdout.print(line, highlight=False, no_wrap=True, overflow="ellipsis", crop=True)
+    else:
+        out.line(line)
+
+
+# Told by the event itself, or of no use to a reader.
+UNTOLD = ("author", "id", "subject", "host", "kind", "severity", "pipeline", "version_id")
 
 
 def _facts(payload: Record) -> str:
     shown = []
     for key, value in payload.items():
-        if value in ("", None, [], {}) or isinstance(value, (dict, list)):
+        if value in ("", None, [], {}, 0) or isinstance(value, (dict, list)) or key in UNTOLD:
             continue
-        text = number(value) if isinstance(value, (int, float)) else str(value)
-        shown.append(f"{key}={text if len(text) <= 60 else text[:59] + '…'}")
+        text = number(value) if isinstance(value, (int, float)) else ref(value) if "projects/" in value[:9] else value
+        shown.append(f"{key}={text}")
     return "  ".join(shown[:5])

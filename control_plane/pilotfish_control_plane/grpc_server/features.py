@@ -6,6 +6,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from pilotfish.errors import InvalidArgument, Violation
 from pilotfish.v1 import feature_service_pb2 as svc
 from pilotfish.v1 import feature_service_pb2_grpc
 from pilotfish_control_plane.core import Core, Installed
@@ -13,6 +14,7 @@ from pilotfish_control_plane.features.model import FeatureSet
 from pilotfish_control_plane.features.service import FeatureService
 from pilotfish_control_plane.grpc_server.training_wire import plain, struct
 from pilotfish_control_plane.names import DEFAULT_PROJECT, FeatureSetName
+from pilotfish_control_plane.storage.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from pilotfish_control_plane.storage.transaction import Tx
 
 __all__ = ["FeatureServicer", "install"]
@@ -34,7 +36,8 @@ class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
         """See the contract."""
         steps = []
         for t in request.feature_set.transformations:
-            step = {"type": t.type, "method": t.method, **plain(t.parameters)}
+            # Always there, so that what is wrong or missing in them is told with the wire's own path.
+            step: dict[str, Any] = {"type": t.type, "method": t.method, "parameters": plain(t.parameters)}
             if t.columns:
                 step["columns"] = list(t.columns)
             steps.append(step)
@@ -66,7 +69,11 @@ class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
     async def ListFeatureSets(self, request: svc.ListFeatureSetsRequest, context: Any) -> svc.ListFeatureSetsResponse:
         """See the contract."""
         project = request.project or DEFAULT_PROJECT
-        size = min(request.page_size or 50, 1000)
+        if request.page_size < 0:
+            raise InvalidArgument(
+                "the page size cannot be used", violations=[Violation("page_size", "must not be negative")]
+            )
+        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
         def read(tx: Tx) -> svc.ListFeatureSetsResponse:
             found = [f for f in self._service.list_newest(tx, project) if f.id > request.page_token]
@@ -103,7 +110,7 @@ def _to_wire(found: FeatureSet) -> svc.FeatureSet:
         author=found.author,
     )
     for step in found.definition.get("transformations", ()):
-        parameters = {k: v for k, v in step.items() if k not in ("type", "method", "columns")}
+        parameters = step.get("parameters")
         message.transformations.add(
             type=step["type"],
             method=step["method"],

@@ -235,6 +235,10 @@ class LifecycleServicer(lifecycle_service_pb2_grpc.LifecycleServiceServicer):
         if unknown or not fields:
             text = f"{', '.join(sorted(unknown)) or 'nothing'}: use retirement_time, migration_plan"
             raise InvalidArgument("the mask cannot be used", violations=[Violation("update_mask", text)])
+        if "retirement_time" in fields and not request.plan.HasField("retirement_time"):
+            raise InvalidArgument(
+                "when does it retire?", violations=[Violation("plan.retirement_time", "is in the mask but not set")]
+            )
         day = request.plan.retirement_time.ToDatetime(tzinfo=UTC) if "retirement_time" in fields else None
         migration = wire.migration_from_wire(request.plan.migration_plan) if "migration_plan" in fields else None
         name, etag = _plan_name(request.plan.name), request.plan.etag
@@ -274,6 +278,9 @@ class _Neighbours:
     def evidence(self, tx: Tx, deployment_id: str, since: datetime | None) -> Evidence:
         return self._core.services.get(MonitoringService).evidence(tx, deployment_id, since)
 
+    def episode(self, tx: Tx, deployment_id: str, evidence_id: str) -> tuple[int, bool] | None:
+        return self._core.services.get(MonitoringService).episode(tx, deployment_id, evidence_id)
+
     def live(self, tx: Tx, project: str, endpoint: str) -> Sequence[Deployment]:
         return self._core.services.get(DeploymentService).live(tx, project, endpoint or None)
 
@@ -304,9 +311,9 @@ def install(core: Core) -> Installed:
         if migration.replacement_version:
             other = migration.replacement_model or model
             registry.get_version(tx, project, other, migration.replacement_version)
-            if (other, migration.replacement_version) == (model, version):
+            if other == model and version in (0, migration.replacement_version):
                 raise InvalidArgument(
-                    f"{model}@{version} cannot replace itself",
+                    f"{model}@{migration.replacement_version} cannot replace itself",
                     violations=[Violation("migration_plan.replacement_version", "is the retiring version")],
                 )
 

@@ -257,7 +257,8 @@ def install(core: Core) -> Installed:
         feature_set = str(pipeline.definition.get("feature_config", {}).get("feature_set_id", ""))
         definition = None
         if feature_set:
-            definition = core.services.get(FeatureService).get(tx, job.project, feature_set).definition
+            found_set = core.services.get(FeatureService).get(tx, job.project, feature_set)
+            definition = {"name": found_set.id, "version": found_set.revision, **found_set.definition}
         deployments: dict[str, Sequence[str]] = {}
         for source in pipeline.definition.get("data_sources", ()):
             if source.get("type") == "prediction_log":

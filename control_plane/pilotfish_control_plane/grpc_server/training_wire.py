@@ -16,7 +16,9 @@ from pilotfish_control_plane.deployments.model import Stage
 from pilotfish_control_plane.deployments.rollout_model import plan_from_json, plan_to_json
 from pilotfish_control_plane.grpc_server import deployments_wire
 from pilotfish_control_plane.names import JobName
+from pilotfish_control_plane.trainer.spec import EvaluationConfig
 from pilotfish_control_plane.training.model import Delivery, Job, JobState, Pipeline, Progress, Trigger
+from pilotfish_control_plane.training.rules import masked_connection
 
 __all__ = ["delivery_from_wire", "job_to_wire", "pipeline_from_wire", "pipeline_to_wire", "progress_to_wire", "struct"]
 
@@ -30,6 +32,7 @@ BY_SYMBOL = {symbol: common_pb2.Comparison.Name(number) for number, symbol in CO
 UNSET = "COMPARISON_UNSPECIFIED"
 STATES = {s: f"JOB_STATE_{s.name}" for s in JobState}
 VERDICTS = {"PASS": common_pb2.VERDICT_PASS, "FAIL": common_pb2.VERDICT_FAIL}
+USUAL_MINIMUM_ROWS = EvaluationConfig().minimum_rows
 SOURCE_FIELDS = {
     "database": ("connection", "query", "parameters"),
     "file": ("path", "format"),
@@ -132,10 +135,13 @@ def _evaluation_config(message: pb.EvaluationConfig) -> dict[str, Any]:
         found["thresholds"] = [
             {"metric": t.metric, "bound": t.bound}
             | ({"comparison": COMPARISONS[t.comparison]} if t.comparison in COMPARISONS else {})
+            | ({"min_sample": t.min_sample} if t.min_sample else {})
             for t in message.thresholds
         ]
-        if any(t.min_sample for t in message.thresholds):
-            found["minimum_rows"] = max(t.min_sample for t in message.thresholds)
+        # Each threshold raises the gate's own minimum for itself; it is lowered only where every one says so.
+        least = min(t.min_sample for t in message.thresholds)
+        if 0 < least < USUAL_MINIMUM_ROWS:
+            found["minimum_rows"] = least
     if not message.HasField("compare_champion") or message.compare_champion:
         found["champion"] = {"margin": message.champion_margin}
         if message.champion_metric:
@@ -172,7 +178,10 @@ def pipeline_to_wire(found: Pipeline) -> pb.Pipeline:
             metrics=evaluation.get("metrics", ()),
             thresholds=[
                 common_pb2.Criterion(
-                    metric=t["metric"], bound=t["bound"], comparison=BY_SYMBOL.get(t.get("comparison", ""), UNSET)
+                    metric=t["metric"],
+                    bound=t["bound"],
+                    comparison=BY_SYMBOL.get(t.get("comparison", ""), UNSET),
+                    min_sample=t.get("min_sample", 0),
                 )
                 for t in evaluation.get("thresholds", ())
             ],
@@ -197,17 +206,13 @@ def pipeline_to_wire(found: Pipeline) -> pb.Pipeline:
 
 
 def _source_to_wire(source: Mapping[str, Any]) -> pb.DataSource:
-    connection = str(source.get("connection", ""))
-    head, at, tail = connection.rpartition("@")
-    if at and ":" in head.partition("://")[2]:
-        connection = head.rpartition(":")[0] + ":***@" + tail
     is_log = source.get("type") == "prediction_log"
     extra = {k: source[k] for k in ("pagination", "headers", "records_path") if k in source}
     parameters = {**source.get("parameters", {}), **extra}
     return pb.DataSource(
         name=source.get("name", ""),
         type=source.get("type", ""),
-        connection=connection,
+        connection=masked_connection(str(source.get("connection", ""))),
         query=source.get("query", ""),
         path=source.get("path", ""),
         format=source.get("format", ""),
@@ -297,7 +302,7 @@ def _gate(found: Job) -> common_pb2.Decision:
             verdict=verdict,
             bound=float(g.get("bound") or 0.0),
             n=int(g.get("n") or 0),
-            explanation=str(g.get("note") or g.get("explanation") or ""),
+            explanation=str(g.get("reason") or ""),
         )
         if g.get("value") is not None:
             entry.value = float(g["value"])

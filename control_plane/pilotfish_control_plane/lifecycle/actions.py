@@ -45,7 +45,7 @@ class RuleActions:
         """Refuse an action whose named targets do not exist or whose parameters mean nothing."""
         if kind == "retrain_model" and parameters.get("pipeline"):
             self._training().get(tx, project, str(parameters["pipeline"]).rpartition("/")[2])
-            self._delivery_from(parameters.get("delivery") or {})
+            self._delivery_from(_delivery(parameters))
         if kind == "update_traffic_allocation" and "weights" in parameters:
             _weights(parameters["weights"])
         if kind == "scale_deployment" and "replicas" in parameters:
@@ -60,7 +60,7 @@ class RuleActions:
         reason = f"{payload['kind']} ({payload['evidence']}) by {payload['firing']}"
         command = TriggerCommand(
             str(parameters["pipeline"]).rpartition("/")[2], reason, kind, payload["project"],
-            self._delivery_from(parameters.get("delivery") or {}),
+            self._delivery_from(_delivery(parameters)),
         )  # fmt: skip
         return {"job": self._training().trigger(tx, command).name}
 
@@ -98,9 +98,12 @@ class RuleActions:
     def update_traffic_allocation(self, tx: Tx, action: Action) -> Payload:
         """Set the weights of the endpoint named, or of the one that triggered."""
         payload, parameters = action.payload, action.payload["parameters"]
-        endpoint = str(parameters.get("endpoint") or payload["endpoint"])
-        found = self._deployments().set_traffic(
-            tx, endpoint, _weights(parameters["weights"]), project=payload["project"]
+        service, project = self._deployments(), payload["project"]
+        name = str(parameters.get("endpoint") or payload["endpoint"]).rpartition("/")[2]
+        # The table is written whole: shadows and stickiness, which the action does not speak of, stay.
+        routes = service.endpoint(tx, project, name).routes
+        found = service.set_traffic(
+            tx, name, _weights(parameters["weights"]), routes.shadows, routes.sticky_header, project=project
         )
         return {"endpoint": found.name, "weights": dict(found.routes.weights)}
 
@@ -115,6 +118,15 @@ class RuleActions:
                 violations=[Violation("parameters.deployment", "is not set")],
             )
         return service.get(tx, payload["deployment"])
+
+
+def _delivery(parameters: Payload) -> Mapping[str, Any]:
+    value = parameters.get("delivery") or {}
+    if not isinstance(value, Mapping):
+        raise InvalidArgument(
+            f"delivery is {value!r}", violations=[Violation("parameters.delivery", "must be a delivery plan")]
+        )
+    return value
 
 
 def _weights(value: object) -> list[tuple[str, int]]:

@@ -51,6 +51,10 @@ class Neighbours(Protocol):
         """Return the metrics of a deployment."""
         ...
 
+    def episode(self, tx: Tx, deployment_id: str, evidence_id: str) -> tuple[int, bool] | None:
+        """Return the drifted windows of an episode and whether it is open; None: a newer one has begun."""
+        ...
+
     def live(self, tx: Tx, project: str, endpoint: str) -> Sequence[Deployment]:
         """Return deployments that have not ended; endpoint "": of all."""
         ...
@@ -82,6 +86,7 @@ class RuleReconciler:
             except PilotfishError:
                 # One failing rule stops no other.
                 log.exception("rule %s cannot be evaluated", rule.name)
+        self._watch_suspicions(tx, enabled)
         for firing in rows.firings_in(tx.conn, [FiringState.CONFIRMED, FiringState.ACTING]):
             self._go_on(tx, firing)
         return min(waits, default=None)
@@ -92,21 +97,39 @@ class RuleReconciler:
         serial = newest = cursors.cursor(tx.conn, CURSOR)
         for after, event in self._neighbours.evidence_after(tx, serial):
             newest = after
+            details = {**event.details, "value": event.value, "threshold": event.threshold, "n": event.n}
             for rule in enabled:
-                if rule.project == event.project and any(_matches(t, event) for t in rule.triggers):
-                    details = {**event.details, "value": event.value, "threshold": event.threshold, "n": event.n}
-                    self._fire(
-                        tx,
-                        rule,
-                        event.deployment,
-                        event.endpoint,
-                        event.id,
-                        event.kind.value,
-                        details,
-                        event.evidence_time,
-                    )
+                needed = _confirmations(rule, event)
+                if rule.project != event.project or needed is None:
+                    continue
+                try:
+                    with tx.savepoint():
+                        self._fire(
+                            tx, rule, event.deployment, event.endpoint, event.id, event.kind.value, details,
+                            event.evidence_time, suspected=needed > 1,
+                        )  # fmt: skip
+                except PilotfishError:
+                    # As below: one failing rule stops no other.
+                    log.exception("rule %s cannot take evidence %s", rule.name, event.id)
         if newest != serial:
             cursors.set_cursor(tx.conn, CURSOR, newest)
+
+    def _watch_suspicions(self, tx: Tx, enabled: Sequence[Rule]) -> None:
+        """Confirm suspected drift when enough of its windows drifted; end it when its episode did."""
+        by_id = {(r.project, r.id, r.revision): r for r in enabled}
+        for firing in rows.firings_in(tx.conn, [FiringState.SUSPECTED]):
+            rule = by_id.get((firing.project, firing.rule, firing.rule_revision))
+            needed = min((t.confirmations for t in rule.triggers if t.type == firing.kind), default=1) if rule else 1
+            if rule is None or firing.kind != "data_drift":
+                continue
+            windows, is_open = self._neighbours.episode(tx, firing.deployment, firing.evidence) or (0, False)
+            if windows >= needed:
+                self._confirm(tx, rule, firing)
+            elif not is_open:
+                gone = dataclasses.replace(
+                    firing, state=FiringState.LAPSED, ended=tx.now, state_reason="the evidence went away"
+                )
+                rows.set_firing(tx.conn, gone)
 
     def _watch(self, tx: Tx, rule: Rule) -> list[float]:
         waits = []
@@ -257,6 +280,11 @@ class RuleReconciler:
         over = dataclasses.replace(firing, state=state, state_reason=errors, ended=tx.now)
         rows.set_firing(tx.conn, over)
         tx.emit(f"rule.{state.value}", firing.name, {"errors": errors})
+
+
+def _confirmations(rule: Rule, event: EvidenceEvent) -> int | None:
+    """Return the fewest windows that confirm a piece of evidence for a rule; None: no trigger matches it."""
+    return min((t.confirmations for t in rule.triggers if _matches(t, event)), default=None)
 
 
 def _matches(trigger: RuleTrigger, event: EvidenceEvent) -> bool:

@@ -58,7 +58,16 @@ class RetirementSteps:
             self.archive_model,
             self.cleanup_resources,
         )
-        return {f"retirement.{step.__name__}": step for step in steps}
+        return {f"retirement.{step.__name__}": self._unless_over(step) for step in steps}
+
+    def _unless_over(self, step: Callable[[Tx, Action], Result]) -> Callable[[Tx, Action], Result]:
+        """Return the step so that it does nothing for a plan that was called off after the step was enqueued."""
+
+        def perform(tx: Tx, action: Action) -> Result:
+            plan = self._plan(tx, action)
+            return step(tx, action) if plan.state.is_open else {"skipped": f"{plan.name} is {plan.state.value}"}
+
+        return perform
 
     # deprecation_warning ---------------------------------------------------------------------------------
 
@@ -114,7 +123,7 @@ class RetirementSteps:
         if blockers:
             return {"blockers": blockers}
         last = not plan.migration.reduction_steps_bp or left == plan.migration.reduction_steps_bp[-1]
-        if not last and moved:
+        if not last and self._carrying(tx, plan):
             span_s = (after.due - phase.due).total_seconds()
             return {"left_bp": moved, "again_in_s": span_s / len(plan.migration.reduction_steps_bp)}
         return {"left_bp": moved}
@@ -155,10 +164,16 @@ class RetirementSteps:
         plan = self._plan(tx, action)
         registry = self._registry()
         archived = []
-        for version in self._versions(tx, plan):
+        versions = self._versions(tx, plan)
+        # All of them first: a blocked plan takes nothing away.
+        serving = [v for v in versions if v.status is VersionStatus.PRODUCTION]
+        if serving:
+            return {"blockers": [f"{v} is in production: promote another version first" for v in serving]}
+        if leaving := [d.name for d in self._live(tx, plan)]:
+            # They drain; an archived version has no deployments.
+            return {"waits_for": leaving, "again_in_s": min(60.0, 0.5 * 2.0 ** plan.phases[-1].attempt)}
+        for version in versions:
             number, reason = version.number, plan.name
-            if version.status is VersionStatus.PRODUCTION:
-                return {"blockers": [f"{version} is in production: promote another version first"]}
             if version.status is VersionStatus.STAGING:
                 registry.set_status(tx, plan.project, plan.model, number, VersionStatus.DEPRECATED, reason=reason)
             if version.status in (VersionStatus.STAGING, VersionStatus.DEPRECATED):
@@ -219,7 +234,11 @@ class RetirementSteps:
             named = f"{model}@{plan.migration.replacement_version}"
             return [f"{named} is not live at endpoint {deployment.endpoint}: deploy it as canary there first"]
         weights = [(deployment.id, left_bp), (replacement.id, 10_000 - left_bp)]
-        self._deployments().set_traffic(tx, deployment.endpoint, weights, project=plan.project)
+        service = self._deployments()
+        routes = service.endpoint(tx, plan.project, deployment.endpoint).routes
+        service.set_traffic(
+            tx, deployment.endpoint, weights, routes.shadows, routes.sticky_header, project=plan.project
+        )
         return []
 
     def _judge(self, tx: Tx, plan: Plan) -> Result:

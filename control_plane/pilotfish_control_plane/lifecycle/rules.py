@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -46,6 +47,12 @@ COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+# What is measured of a deployment, as monitoring names it.
+METRICS = (
+    "error_ratio", "latency_mean_ms", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "prediction_count",
+    "drift_score", "prediction_drift_score", "drifted", "label_count", "label_coverage", "accuracy", "precision",
+    "recall", "f1_score", "roc_auc", "mae", "rmse", "r2",
+)  # fmt: skip
 STAGES = ("development", "staging", "canary", "production")
 
 
@@ -78,15 +85,19 @@ def check_rule(rule: Rule) -> list[Violation]:
         found.append(Violation("rule.triggers", "there is none; give at least one"))
     if not rule.actions:
         found.append(Violation("rule.actions", "there is none; give at least one"))
-    if rule.cooldown_s < 0:
-        found.append(Violation("rule.cooldown_s", f"{rule.cooldown_s:g} is negative"))
+    if not (math.isfinite(rule.cooldown_s) and rule.cooldown_s >= 0):
+        found.append(Violation("rule.cooldown_s", f"{rule.cooldown_s:g} is not a number of seconds, 0 or more"))
     for i, trigger in enumerate(rule.triggers):
         found += [dataclasses.replace(v, field=f"rule.triggers[{i}].{v.field}") for v in _check_trigger(trigger)]
     for i, condition in enumerate(rule.conditions):
-        if not condition.metric:
-            found.append(Violation(f"rule.conditions[{i}].metric", "is empty"))
+        if condition.metric not in (*METRICS, "hour_of_day"):
+            found.append(Violation(f"rule.conditions[{i}].metric", _unknown(condition.metric, "hour_of_day")))
         if condition.comparison not in COMPARISONS:
             found.append(Violation(f"rule.conditions[{i}].comparison", "is not set"))
+        if not math.isfinite(condition.bound):
+            found.append(Violation(f"rule.conditions[{i}].bound", f"{condition.bound:g} is no finite number"))
+        if condition.min_sample < 1:
+            found.append(Violation(f"rule.conditions[{i}].min_sample", "must be at least 1"))
     for i, action in enumerate(rule.actions):
         found += [dataclasses.replace(v, field=f"rule.actions[{i}].{v.field}") for v in _check_action(action, rule)]
     return found
@@ -101,21 +112,34 @@ def _check_trigger(trigger: RuleTrigger) -> list[Violation]:
     ]
     if trigger.confirmations < 1:
         found.append(Violation("confirmations", "must be at least 1"))
+    if trigger.min_sample < 1:
+        found.append(Violation("min_sample", "must be at least 1"))
     if trigger.type == "performance_degradation":
-        if not trigger.metric:
-            found.append(Violation("metric", "performance_degradation needs the metric to watch, such as accuracy"))
+        if trigger.metric not in METRICS:
+            words = f"performance_degradation needs the metric to watch: {_unknown(trigger.metric)}"
+            found.append(Violation("metric", words))
         if trigger.comparison not in COMPARISONS:
             found.append(
                 Violation("comparison", "performance_degradation needs how a good value compares with the threshold")
             )
+    if trigger.type in ("performance_degradation", "data_drift") and not math.isfinite(trigger.threshold):
+        found.append(Violation("threshold", f"{trigger.threshold:g} is no finite number"))
     if trigger.type == "error_rate_increase" and not 0 < trigger.threshold < 1:
         found.append(Violation("threshold", f"{trigger.threshold:g} is not an error ratio between 0 and 1"))
     if trigger.type == "schedule":
+        # The parser would take a sixth field, seconds.
+        if len(trigger.cron.split()) != 5:
+            return [*found, Violation("cron", f"{trigger.cron!r} is no cron expression of five fields")]
         try:
             CronSim(trigger.cron, datetime(2026, 1, 1, tzinfo=UTC))
         except CronSimError as error:
             found.append(Violation("cron", f"{trigger.cron!r} is no cron expression of five fields: {error}"))
     return found
+
+
+def _unknown(metric: str, *more: str) -> str:
+    what = f"{metric!r} is not measured" if metric else "is empty"
+    return f"{what}; use one of {', '.join((*METRICS, *more))}"
 
 
 def _check_action(action: RuleAction, rule: Rule) -> list[Violation]:
@@ -143,7 +167,7 @@ def crossed(trigger: RuleTrigger, evidence: Evidence) -> tuple[bool, float, int]
     """Tell whether a metric trigger's evidence is bad, with its value and sample; None: too little to tell."""
     metric = "error_ratio" if trigger.type == "error_rate_increase" else trigger.metric
     measured = evidence.get(metric)
-    if measured is None or measured.value is None or measured.n < trigger.min_sample:
+    if measured is None or measured.value is None or math.isnan(measured.value) or measured.n < trigger.min_sample:
         return None
     if trigger.type == "error_rate_increase":
         return measured.value > trigger.threshold, measured.value, measured.n
@@ -180,7 +204,7 @@ def condition_failure(conditions: Sequence[Condition], evidence: Evidence, now: 
             value, n = float(now.astimezone(UTC).hour), c.min_sample
         else:
             measured = evidence.get(c.metric)
-            if measured is None or measured.value is None:
+            if measured is None or measured.value is None or math.isnan(measured.value):
                 return f"condition {c.metric} {c.comparison} {c.bound:g}: nothing was measured"
             value, n = measured.value, measured.n
         if n < c.min_sample:

@@ -59,14 +59,24 @@ class LifecycleService:
         if etag and etag != before.etag:
             raise Aborted(f"rule {rule.id} was changed meanwhile: read it again and repeat")
         changed = dataclasses.replace(before, **{f: getattr(rule, f) for f in fields}, revision=before.revision + 1)
-        return self._put(tx, changed, before)
+        put = self._put(tx, changed, before)
+        self._forget(tx, before, put)
+        return put
 
     def delete_rule(self, tx: Tx, project: str, rule_id: str) -> None:
         """Delete a rule; its firings stay."""
         found = self.rule(tx, project, rule_id)
         rows.delete_rule(tx.conn, project, rule_id)
+        rows.lapse_suspected(tx.conn, project, rule_id, "the rule was deleted", tx.now)
         tx.audit("DeleteRule", found.name, _summary(found), None)
         tx.emit("rule.deleted", found.name)
+
+    def _forget(self, tx: Tx, before: Rule, after: Rule) -> None:
+        """Begin anew where a rule's triggers changed or it was switched off: what was seen was seen by another one."""
+        rows.lapse_suspected(tx.conn, after.project, after.id, "the rule was changed", tx.now)
+        for i, trigger in enumerate(before.triggers):
+            if not after.enabled or after.triggers[i : i + 1] != (trigger,):
+                rows.reset_watches(tx.conn, after.project, after.id, i)
 
     def rule(self, tx: Tx, project: str, rule_id: str) -> Rule:
         """Return a rule.

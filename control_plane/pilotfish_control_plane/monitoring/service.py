@@ -164,6 +164,14 @@ class MonitoringService:
         """Return evidence that came after a serial number, in order."""
         return rows.evidence_after(tx.conn, serial)
 
+    def episode(self, tx: Tx, deployment_id: str, evidence_id: str) -> tuple[int, bool] | None:
+        """Return the drifted windows of an episode and whether it is open; None: a newer one has begun."""
+        kind, _, number = evidence_id.removeprefix(f"{deployment_id}/").partition("/")
+        found = rows.episode(tx.conn, deployment_id, kind)
+        if found is None or str(found["number"]) != number:
+            return None
+        return int(found.get("drifted_windows", 0)), bool(found["open"])
+
     # Bounds ----------------------------------------------------------------------------------------------
 
     def _watch_errors(self, tx: Tx, deployment_id: str) -> None:

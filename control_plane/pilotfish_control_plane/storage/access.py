@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, ForeignKey, Row, String, Table, delete, insert, select, update
+from sqlalchemy import Column, Connection, ForeignKey, Row, String, Table, bindparam, delete, insert, select, update
 
 from pilotfish_control_plane.access.model import Principal, Role
 from pilotfish_control_plane.storage.metadata import metadata
@@ -63,6 +63,9 @@ tokens = Table(
 )
 
 
+_BY_HASH = select(tokens).where(tokens.c.hash == bindparam("given"))
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     """Who a token stands for, and until when."""
@@ -101,7 +104,7 @@ def principal(conn: Connection, name: str) -> Principal | None:
 
 def holder(conn: Connection, token_hash: str, now: datetime) -> Holder | None:
     """Return who holds the token; None when it is unknown, expired or revoked."""
-    row = conn.execute(select(tokens).where(tokens.c.hash == token_hash)).first()
+    row = conn.execute(_BY_HASH, {"given": token_hash}).first()
     if row is None or row.revoked is not None or (row.expires is not None and row.expires <= now):
         return None
     who = principal(conn, row.principal)

@@ -15,7 +15,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Index, Row, String, Table, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Row,
+    String,
+    Table,
+    bindparam,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from pilotfish.errors import FailedPrecondition
 from pilotfish_control_plane.storage.filter_sql import Kind, Scalar
@@ -61,6 +74,11 @@ audit = Table(
 )
 
 
+_INSERT = insert(audit)
+_SEAL = update(audit).where(audit.c.id == bindparam("row"))
+_UNSEALED = select(audit).where(audit.c.chain.is_(None)).order_by(audit.c.id)
+
+
 @dataclass(frozen=True, slots=True)
 class AuditRow:
     """One change; `chain` is None until the leader has sealed it."""
@@ -100,7 +118,7 @@ def key_id(key: bytes) -> str:
 
 def append(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows, not sealed yet."""
-    conn.execute(insert(audit), list(rows))
+    conn.execute(_INSERT, list(rows))
 
 
 def _digest(key: bytes, chain: int, previous: str, row: Row[Any]) -> str:
@@ -130,11 +148,14 @@ def seal(conn: Connection, key: bytes, limit: int = 1000) -> int:
             "the audit trail was sealed with another key: give every control plane of one database the same audit_key",
             reason="AUDIT_KEY",
         )
-    rows = conn.execute(select(audit).where(audit.c.chain.is_(None)).order_by(audit.c.id).limit(limit)).all()
+    rows = conn.execute(_UNSEALED.limit(limit)).all()
+    seals = []
     for row in rows:
         chain += 1
         previous = _digest(key, chain, previous, row)
-        conn.execute(update(audit).where(audit.c.id == row.id).values(chain=chain, seal=previous, key_id=key_id(key)))
+        seals.append({"row": row.id, "chain": chain, "seal": previous, "key_id": key_id(key)})
+    if seals:
+        conn.execute(_SEAL, seals)
     return len(rows)
 
 

@@ -35,6 +35,9 @@ events = Table(
 )
 
 
+_INSERT = insert(events)
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One committed change; `seq` grows in commit order."""
@@ -56,8 +59,7 @@ def project_of(resource: str) -> str:
 
 def append(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert events in order; call it last in the transaction, under the engine's commit-order lock."""
-    # sort_by_parameter_order is what makes a multi-row insert number its rows in list order.
-    conn.execute(insert(events), list(rows))
+    conn.execute(_INSERT, list(rows))
 
 
 def head(conn: Connection) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Column, Connection, Index, LargeBinary, String, Table, delete, insert, select
+from sqlalchemy import Column, Connection, Index, LargeBinary, String, Table, bindparam, delete, insert, select
 
 from pilotfish_control_plane.storage.metadata import metadata
 from pilotfish_control_plane.storage.types import UtcDateTime
@@ -31,6 +31,13 @@ idempotency = Table(
 )
 
 
+# Built once: a statement that is built for each call costs as much as running it.
+_FIND = select(idempotency).where(
+    idempotency.c.principal == bindparam("caller"), idempotency.c.request_id == bindparam("id")
+)
+_INSERT = insert(idempotency)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What was answered to a request_id: the serialised message and the hash of the request it answers."""
@@ -43,24 +50,23 @@ class Answer:
 
 def find(conn: Connection, principal: str, request_id: str) -> Answer | None:
     """Return the stored answer, or None when this caller has not used the id."""
-    row = conn.execute(
-        select(idempotency).where(idempotency.c.principal == principal, idempotency.c.request_id == request_id)
-    ).first()
+    row = conn.execute(_FIND, {"caller": principal, "id": request_id}).first()
     return None if row is None else Answer(row.method, row.body_hash, row.response_type, row.response)
 
 
 def remember(conn: Connection, principal: str, request_id: str, answer: Answer, now: datetime) -> None:
     """Store the answer."""
     conn.execute(
-        insert(idempotency).values(
-            principal=principal,
-            request_id=request_id,
-            method=answer.method,
-            body_hash=answer.body_hash,
-            response_type=answer.response_type,
-            response=answer.response,
-            time=now,
-        )
+        _INSERT,
+        {
+            "principal": principal,
+            "request_id": request_id,
+            "method": answer.method,
+            "body_hash": answer.body_hash,
+            "response_type": answer.response_type,
+            "response": answer.response,
+            "time": now,
+        },
     )
 
 

@@ -241,6 +241,12 @@ def set_watch(conn: Connection, project: str, found: Watch) -> None:
         conn.execute(insert(rule_watches).values(**row, **values))
 
 
+def reset_watches(conn: Connection, project: str, rule_id: str, trigger: int) -> None:
+    """Forget what a metric trigger has seen; its episodes' numbers go on."""
+    key = and_(rule_watches.c.project == project, rule_watches.c.rule == rule_id, rule_watches.c.trigger == trigger)
+    conn.execute(update(rule_watches).where(key).values(open=False, hits=0, seen=""))
+
+
 # Firings ------------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +306,14 @@ def firings_in(conn: Connection, states: Sequence[FiringState]) -> list[Firing]:
     """Return the firings in some states, oldest first."""
     query = select(firings).where(firings.c.state.in_([s.value for s in states])).order_by(firings.c.number)
     return [firing_from(r) for r in conn.execute(query)]
+
+
+def lapse_suspected(conn: Connection, project: str, rule_id: str, reason: str, now: datetime) -> None:
+    """End the firings of a rule that are only suspected."""
+    key = and_(
+        firings.c.project == project, firings.c.rule == rule_id, firings.c.state == FiringState.SUSPECTED.value
+    )
+    conn.execute(update(firings).where(key).values(state=FiringState.LAPSED.value, state_reason=reason, ended=now))
 
 
 def last_acted(conn: Connection, project: str, rule_id: str, deployment: str, endpoint: str) -> Firing | None:

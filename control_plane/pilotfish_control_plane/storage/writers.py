@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 import queue
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import SQLAlchemyError
 
 from pilotfish.errors import ResourceExhausted, Unavailable
 from pilotfish_control_plane.access.model import Principal
@@ -35,6 +35,7 @@ MAX_BATCH = 64
 MAX_BATCH_S = 0.02
 MAX_ATTEMPTS = 12
 ALONE_AFTER = 4
+_SAVEPOINT = "pilotfish_closure"
 
 
 @dataclass(slots=True, eq=False)
@@ -186,22 +187,25 @@ class SqliteWriter(Writers):
     def _run_one(self, conn: Connection, job: Job, outcomes: list[_Outcome]) -> None:
         outcome = _Outcome(job)
         outcomes.append(outcome)
-        savepoint = conn.begin_nested()
+        # Straight to the driver: SQLAlchemy's own nested transaction costs 50 µs a closure.
+        raw = cast("sqlite3.Connection", conn.connection.dbapi_connection)
+        raw.execute(f"SAVEPOINT {_SAVEPOINT}")
         try:
             tx = self._begin_tx(conn, job)
             outcome.result = job.fn(tx)
             tx.flush(self._engines.lock_event_order)
-            savepoint.commit()
+            raw.execute(f"RELEASE {_SAVEPOINT}")
             outcome.tx = tx
         except BaseException as error:
             outcome.error = translate(error) or error
             # A full disk or an I/O error makes SQLite roll the whole transaction back by itself;
             # what the others wrote is gone then, though their closures succeeded.
-            if not _in_transaction(conn):
+            if conn.invalidated or not raw.in_transaction:
                 raise _BatchLost from error
             try:
-                savepoint.rollback()
-            except SQLAlchemyError:
+                raw.execute(f"ROLLBACK TO {_SAVEPOINT}")
+                raw.execute(f"RELEASE {_SAVEPOINT}")
+            except sqlite3.Error:
                 raise _BatchLost from error
 
     def _repeat_alone(self, outcomes: list[_Outcome]) -> None:
@@ -218,12 +222,6 @@ class SqliteWriter(Writers):
                 again = again or [_Outcome(outcome.job)]
                 again[0].error = again[0].error or translate(error) or error
             self._deliver(again[0])
-
-
-def _in_transaction(conn: Connection) -> bool:
-    if conn.invalidated or conn.closed:
-        return False
-    return bool(getattr(conn.connection.dbapi_connection, "in_transaction", True))
 
 
 class PostgresWriters(Writers):

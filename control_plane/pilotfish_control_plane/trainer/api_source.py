@@ -105,10 +105,10 @@ class HttpReader:
             body = response.read(_MAX_PAGE_BYTES + 1)
             found = {name.lower(): value for name, value in response.getheaders()}
             return response.status, found, body
-        except ValueError as error:  # http.client's word for a control character in a path or a header
-            raise SourceError(f"{_shown(url)} cannot be asked: {error}") from None
-        except ssl.SSLError as error:
+        except ssl.SSLError as error:  # before ValueError: a certificate that does not verify is one as well
             raise SourceError(f"{_shown(url)} has no valid certificate: {error}") from error
+        except ValueError:  # http.client's own text would show the header
+            raise SourceError(f"{_shown(url)} cannot be asked: a header or the path has control characters") from None
         except (OSError, http.client.HTTPException) as error:
             raise _Retry(f"{_shown(url)} did not answer: {error or type(error).__name__}") from error
         finally:

@@ -21,7 +21,7 @@ from pilotfish.errors import InvalidArgument
 from pilotfish_control_plane.prediction_log import PredictionLog
 from pilotfish_control_plane.training.model import Job, Pipeline
 
-__all__ = ["Champion", "JobInputs", "write_job"]
+__all__ = ["Champion", "JobInputs", "read_given", "write_job"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,27 @@ def write_job(
     spec = _spec(directory, inputs, predictions)
     spec["allowed_roots"] = [*roots, str(directory)]
     spec["allow_private"] = list(private)
-    scratch = directory / ".spec.json.tmp"
+    given = {
+        "champion_version": inputs.champion.version if inputs.champion else 0,
+        "feature_set_revision": int((inputs.feature_set or {}).get("version", 0)),
+    }
+    _write(directory / "given.json", given)
+    _write(target, spec)
+
+
+def read_given(directory: Path) -> dict[str, int]:
+    """Return what the job was started with that its result does not tell: champion's number, feature set's revision."""
+    try:
+        found: dict[str, int] = json.loads((directory / "given.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _write(target: Path, document: Mapping[str, Any]) -> None:
+    scratch = target.with_name(f".{target.name}.tmp")
     with open(scratch, "w") as out:
-        json.dump(spec, out)
+        json.dump(document, out)
         out.flush()
         os.fsync(out.fileno())
     os.replace(scratch, target)

@@ -10,7 +10,15 @@ from cronsim import CronSim, CronSimError
 
 from pilotfish_control_plane.training.model import Job, JobState, Trigger
 
-__all__ = ["MAX_ATTEMPTS", "TRIGGER_TYPES", "cooled_down", "next_slot", "outcome_state", "schedule_problem"]
+__all__ = [
+    "MAX_ATTEMPTS",
+    "TRIGGER_TYPES",
+    "cooled_down",
+    "masked_connection",
+    "next_slot",
+    "outcome_state",
+    "schedule_problem",
+]
 
 TRIGGER_TYPES = ("data_drift", "performance_degradation", "schedule")
 # A job whose process vanished is begun once more; a job that failed by itself is not.
@@ -19,6 +27,8 @@ MAX_ATTEMPTS = 2
 
 def schedule_problem(cron: str) -> str:
     """Return what is wrong with a cron expression; empty: nothing."""
+    if len(cron.split()) != 5:
+        return f"{cron!r} is no cron expression of five fields: it has {len(cron.split())}"
     try:
         CronSim(cron, datetime(2026, 1, 1, tzinfo=UTC))
     except CronSimError as error:
@@ -36,6 +46,14 @@ def cooled_down(trigger: Trigger, newest: Job | None, now: datetime) -> bool:
     if newest is None:
         return True
     return newest.state.has_ended and now - newest.created >= timedelta(seconds=trigger.cooldown_s)
+
+
+def masked_connection(connection: str) -> str:
+    """Return a database's URL as people may see it: `***` for its password."""
+    head, at, tail = connection.rpartition("@")
+    if at and ":" in head.partition("://")[2]:
+        return head.rpartition(":")[0] + ":***@" + tail
+    return connection
 
 
 def outcome_state(result: Mapping[str, Any], *, timed_out: bool, cancelled: bool) -> JobState:

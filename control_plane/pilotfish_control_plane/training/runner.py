@@ -21,14 +21,14 @@ from typing import Any
 
 import psutil
 
-from pilotfish.errors import PilotfishError
+from pilotfish.errors import PilotfishError, Unavailable
 from pilotfish_control_plane.artifacts.model import artifact_path
 from pilotfish_control_plane.artifacts.service import ArtifactService
 from pilotfish_control_plane.prediction_log import PredictionLog
 from pilotfish_control_plane.registry.model import NewVersion
 from pilotfish_control_plane.storage.database import Database
 from pilotfish_control_plane.storage.transaction import Tx
-from pilotfish_control_plane.training.job_files import JobInputs, write_job
+from pilotfish_control_plane.training.job_files import JobInputs, read_given, write_job
 from pilotfish_control_plane.training.model import Job, JobState, Progress
 from pilotfish_control_plane.training.rules import MAX_ATTEMPTS, outcome_state
 from pilotfish_control_plane.training.service import TrainingService
@@ -38,6 +38,8 @@ __all__ = ["JobRunner"]
 log = logging.getLogger(__name__)
 
 BUSY_S = 0.15
+# The trainer ends by itself within 5 s of SIGTERM; a process that does not is stopped or stuck.
+GRACE_S = 20.0
 IDLE_S = 2.0
 
 
@@ -70,6 +72,7 @@ class JobRunner:
         self._roots = roots
         self._private = private
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._told: dict[Path, float] = {}  # when a job's process was told to end, on the clock's monotonic
 
     async def run(self) -> None:
         """Claim, start and follow jobs for ever."""
@@ -82,6 +85,9 @@ class JobRunner:
                 for job in running:
                     try:
                         await self._follow(job)
+                    except Unavailable as error:
+                        # The store is away, not the job: the next look goes on.
+                        log.warning("job %s waits: %s", job.id, error)
                     except PilotfishError as error:
                         log.warning("job %s: %s", job.id, error)
                         await self._end(job, JobState.FAILED, str(error), {}, 0)
@@ -110,7 +116,10 @@ class JobRunner:
         if (path / "pid").exists():
             # The result may have come between the two looks.
             if await asyncio.to_thread(_read_result, path) is None:
-                await self._vanished(job)
+                await self._vanished(job, path)
+            return
+        if job.cancel_requested:
+            await self._end(job, JobState.CANCELLED, job.state_reason, {}, 0)
             return
         await self._start(job, path)
 
@@ -128,16 +137,31 @@ class JobRunner:
         pipeline = await self._db.read(lambda tx: self._service.get(tx, job.project, job.pipeline, job.revision))
         now = self._db.clock.now()
         late = job.started is not None and (now - job.started).total_seconds() > pipeline.timeout_s
-        if not (job.cancel_requested or late) or (path / "told_to_end").exists():
+        if not (job.cancel_requested or late):
             return
-        (path / "told_to_end").write_text("timeout" if late and not job.cancel_requested else "cancel")
+        sign = signal.SIGTERM
+        if (path / "told_to_end").exists():
+            told = self._told.setdefault(path, self._db.clock.monotonic())
+            if self._db.clock.monotonic() - told < GRACE_S:
+                return
+            sign = signal.SIGKILL
+        else:
+            (path / "told_to_end").write_text("timeout" if late and not job.cancel_requested else "cancel")
         with suppress(OSError, ValueError):
-            os.kill(int((path / "pid").read_text()), signal.SIGTERM)
+            os.kill(int((path / "pid").read_text()), sign)
 
-    async def _vanished(self, job: Job) -> None:
+    async def _late(self, job: Job) -> str:
+        pipeline = await self._db.read(lambda tx: self._service.get(tx, job.project, job.pipeline, job.revision))
+        return f"it ran longer than the {pipeline.timeout_s:g} s that its pipeline gives"
+
+    async def _vanished(self, job: Job, path: Path) -> None:
         """Begin a job again whose process ended without a result, once; then give up."""
         self._children.pop(job.id, None)
         words = "its process ended without a result (killed, or the machine stopped)"
+        if _told_to_end(path) == "timeout" and not job.cancel_requested:
+            # It was told to end before it could answer, such as while it was starting.
+            await self._end(job, JobState.TIMED_OUT, await self._late(job), {}, 0)
+            return
         if job.attempt < MAX_ATTEMPTS and not job.cancel_requested:
             log.warning("job %s: %s; it is begun again", job.id, words)
 
@@ -158,12 +182,13 @@ class JobRunner:
     # Any: the trainer's result as JSON.
     async def _finish(self, job: Job, path: Path, result: Mapping[str, Any]) -> None:
         self._reap(job)
-        told = (path / "told_to_end").read_text() if (path / "told_to_end").exists() else ""
-        state = outcome_state(result, timed_out=told == "timeout", cancelled=job.cancel_requested)
-        inputs = await self._db.read(lambda tx: self._inputs_of(tx, job))
-        champion = inputs.champion.version if inputs.champion else 0
+        state = outcome_state(result, timed_out=_told_to_end(path) == "timeout", cancelled=job.cancel_requested)
+        given = await asyncio.to_thread(read_given, path)
+        champion = given.get("champion_version", 0)
+        result = {**result, "feature_set_revision": given.get("feature_set_revision", 0)}
         if state is not JobState.SUCCEEDED:
-            await self._end(job, state, _why(state, result), result, champion)
+            why = await self._late(job) if state is JobState.TIMED_OUT else _why(state, result)
+            await self._end(job, state, why, result, champion)
             return
         artifacts = self._artifacts()
         with artifacts.placing(job.version_id):
@@ -192,6 +217,7 @@ class JobRunner:
         await self._db.write(lambda tx: self._service.end(tx, job.id, job.attempt, state, reason, result, champion))
 
     def _reap(self, job: Job) -> None:
+        self._told.pop(self._path(job), None)
         child = self._children.pop(job.id, None)
         if child is not None:
             child.poll()
@@ -208,6 +234,14 @@ def _why(state: JobState, result: Mapping[str, Any]) -> str:
     issues = [str(i.get("message", "")) for i in result.get("issues", ()) if i.get("severity") == "error"]
     head = str(result.get("message", "") or result.get("reason", ""))
     return head + (": " + "; ".join(issues[:5]) if issues and issues[0] not in head else "")
+
+
+def _told_to_end(path: Path) -> str:
+    """Return why the process was told to end, `timeout` or `cancel`; empty: it was not."""
+    try:
+        return (path / "told_to_end").read_text()
+    except OSError:
+        return ""
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:

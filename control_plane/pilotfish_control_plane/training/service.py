@@ -6,6 +6,7 @@ Owns their life in the database. Processes and files are `training.runner`'s.
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ from pilotfish_control_plane.storage import training as rows
 from pilotfish_control_plane.storage.transaction import Tx
 from pilotfish_control_plane.trainer.spec_reader import read_spec
 from pilotfish_control_plane.training.model import Delivery, Job, JobState, Pipeline, Progress, TriggerCommand
-from pilotfish_control_plane.training.rules import TRIGGER_TYPES, next_slot, schedule_problem
+from pilotfish_control_plane.training.rules import TRIGGER_TYPES, masked_connection, next_slot, schedule_problem
 
 __all__ = ["Neighbours", "TrainingService"]
 
@@ -118,7 +119,12 @@ class TrainingService:
             problems += [dataclasses.replace(v, field=f"pipeline.{v.field}") for v in error.violations]
         if pipeline.schedule and (problem := schedule_problem(pipeline.schedule)):
             problems.append(Violation("pipeline.schedule", problem))
+        if not (math.isfinite(pipeline.timeout_s) and pipeline.timeout_s > 0):
+            problems.append(Violation("pipeline.timeout_s", f"{pipeline.timeout_s:g} is no positive number of seconds"))
         for i, trigger in enumerate(pipeline.triggers):
+            if not (math.isfinite(trigger.cooldown_s) and trigger.cooldown_s >= 0):
+                text = f"{trigger.cooldown_s:g} is no number of seconds, 0 or more"
+                problems.append(Violation(f"pipeline.triggers[{i}].cooldown_s", text))
             if trigger.type not in TRIGGER_TYPES:
                 text = f"{trigger.type!r} is not one of {', '.join(TRIGGER_TYPES)}"
                 problems.append(Violation(f"pipeline.triggers[{i}].type", text))
@@ -142,7 +148,8 @@ class TrainingService:
         """
         found = rows.pipeline(tx.conn, project, pipeline_id, revision)
         if found is None:
-            raise NotFound(f"there is no pipeline {PipelineName(project, pipeline_id)}")
+            which = f" revision {revision}" if revision else ""
+            raise NotFound(f"there is no pipeline {PipelineName(project, pipeline_id)}{which}")
         return found
 
     def list_all(self, tx: Tx, project: str) -> list[Pipeline]:
@@ -239,17 +246,17 @@ class TrainingService:
         taken = []
         for job in rows.jobs_in(tx.conn, [JobState.QUEUED])[: max(0, free)]:
             code = f"{PipelineName(job.project, job.pipeline)}@{job.revision}"
-            version = self._neighbours.begin_version(
-                tx,
-                NewVersion(
-                    job.project,
-                    job.model,
-                    "onnx",
-                    description=f"made by {job.name}",
-                    tags={"pipeline": job.pipeline},
-                    lineage=Lineage(job.name, 0, "", code, job.trigger_reason),
-                ),
-            )
+            new = NewVersion(
+                job.project, job.model, "onnx", description=f"made by {job.name}", tags={"pipeline": job.pipeline},
+                lineage=Lineage(job.name, 0, "", code, job.trigger_reason),
+            )  # fmt: skip
+            try:
+                with tx.savepoint():
+                    version = self._neighbours.begin_version(tx, new)
+            except (InvalidArgument, FailedPrecondition, NotFound, AlreadyExists) as error:
+                # One job that cannot begin must not keep those behind it from beginning.
+                self._ended(tx, job, JobState.FAILED, f"its version cannot be begun: {error}", {}, 0)
+                continue
             running = dataclasses.replace(
                 job, state=JobState.RUNNING, runner=runner, started=tx.now, version_id=version.id,
                 version=version.number, state_reason="",
@@ -316,6 +323,8 @@ class TrainingService:
         if job is None:
             return None
         metrics = {k: v for k, v in dict(result.get("metrics") or {}).items() if v is not None}
+        if state is JobState.CANCELLED and job.cancel_requested:
+            reason = job.state_reason  # who cancelled it and why says more than that its process ended
         self._fail_version(tx, job, reason, metrics)
         return self._ended(tx, job, state, reason, result, champion)
 
@@ -336,9 +345,12 @@ class TrainingService:
         pipeline = self.get(tx, job.project, job.pipeline, job.revision)
         feature_set = str(pipeline.definition.get("feature_config", {}).get("feature_set_id", ""))
         if feature_set and result.get("feature_statistics"):
-            found = self._neighbours.features.get(tx, job.project, feature_set)
+            # The set may have been revised while the job ran: what counts is the revision that it was given.
+            revision = int(result.get("feature_set_revision") or 0)
+            if not revision:
+                revision = self._neighbours.features.get(tx, job.project, feature_set).revision
             self._neighbours.features.keep_statistics(
-                tx, job.project, feature_set, found.revision, job.name, result["feature_statistics"]
+                tx, job.project, feature_set, revision, job.name, result["feature_statistics"]
             )
         self._tell(tx, done)
         return done
@@ -372,11 +384,24 @@ def _merged(before: Pipeline, after: Pipeline, fields: Sequence[str]) -> Pipelin
         definition.pop(part, None)
         if part in after.definition:
             definition[part] = after.definition[part]
+    if "data_sources" in chosen:
+        definition["data_sources"] = _unmasked(before.definition, definition["data_sources"])
     changed: dict[str, Any] = {name: getattr(after, name) for name in own & chosen}
     return dataclasses.replace(before, definition=definition, **changed)
 
 
-# Any: the definition's JSON.
+# Any: the definition's JSON, here and below.
+def _unmasked(before: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return sources whose connection was read with its password masked with the password they have had."""
+    known = {s.get("name"): str(s.get("connection", "")) for s in before.get("data_sources", ())}
+    found = []
+    for source in sources:
+        old = known.get(source.get("name"), "")
+        same = old and source.get("connection") == masked_connection(old)
+        found.append({**source, "connection": old} if same else source)
+    return found
+
+
 def _checkable(definition: Mapping[str, Any]) -> dict[str, Any]:
     """Return the definition as the trainer would read it: exports of the prediction log get their path at the start."""
     sources = []
