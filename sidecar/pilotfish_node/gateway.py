@@ -37,6 +37,8 @@ KINDS = {
     "routes": "envoy.config.route.v3.RouteConfiguration",
 }
 DRAIN_S = 10
+# How long a cluster stays after its last route went.
+LINGER_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Gateway:
         )
         self._generation = 0
         self._serial = 0
+        self._lingering: dict[str, tuple[envoy_config.Json, float]] = {}
         saved = read_json(directory / "ports.json") or {}
         self._ports: dict[str, int] = {str(k): int(v) for k, v in dict(saved.get("endpoints", {})).items()}
         self._shared = int(saved.get("shared", 0)) or shared_port
@@ -103,13 +106,38 @@ class Gateway:
         self._assign_ports(spec, running=running)
         view = GatewayView(spec, self._shared, tuple(sorted(self._ports.items())), tuple(sorted(addresses.items())))
         resources = envoy_config.files(view, host=self._host, files_dir=str(self._files))
+        kept = self._keep_clusters(resources["clusters"]) if running else set()
         changed = await self._write(resources, wait=running)
         if not running:
             await self._start()
             changed = {name for name in resources if name.startswith(("routes-", "listeners"))}
         await self._wait_in_force(changed)
-        self._remove_stale(set(resources))
+        self._remove_stale(set(resources) | {f"endpoints-{name}" for name in kept})
         self._generation = spec.generation
+
+    def tidy_due(self) -> bool:
+        """Tell whether clusters that no route names any more have lingered long enough to be dropped."""
+        now = asyncio.get_running_loop().time()
+        return any(until <= now for _, until in self._lingering.values())
+
+    def _keep_clusters(self, clusters: list[envoy_config.Json]) -> set[str]:
+        """Add the clusters that have just lost their routes, for a while; return the names of those added.
+
+        A cluster that goes before its last route is out of every worker answers 503 to calls in between.
+        """
+        now = asyncio.get_running_loop().time()
+        wanted = {str(c["name"]) for c in clusters}
+        before = (read_json(self._files / "clusters.json") or {}).get("resources", ())
+        for cluster in before:
+            name = str(cluster["name"])
+            if name not in wanted and name not in self._lingering:
+                plain = {k: v for k, v in cluster.items() if k != "@type"}
+                self._lingering[name] = (plain, now + LINGER_S)
+        self._lingering = {
+            n: (c, until) for n, (c, until) in self._lingering.items() if n not in wanted and until > now
+        }
+        clusters += [cluster for cluster, _ in self._lingering.values()]
+        return set(self._lingering)
 
     async def restart_if_dead(self, spec: GatewaySpec, addresses: Mapping[str, ReplicaAddress]) -> None:
         """Start Envoy again with the same routes when its process is gone."""

@@ -162,7 +162,7 @@ class Node:
             return
         key = (self._spec.gateway, tuple(sorted(addresses.items())))
         try:
-            if key != self._applied:
+            if key != self._applied or self._gateway.tidy_due():
                 await self._gateway.apply(self._spec.gateway, addresses)
                 self._applied = key
                 self._link.notify()

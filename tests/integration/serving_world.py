@@ -68,7 +68,7 @@ class FakeNode:
         # What tests change.
         self.starts = True
         self.acknowledges = True
-        self.lets_go = True
+        self.ends_by_itself = True
         self.generation = 0
         self.order: list[tuple[str, Any]] = []
         self._numbers = itertools.count(1)
@@ -143,11 +143,13 @@ class FakeNode:
                 self.order.append(("started", name))
                 if self.starts:
                     self.replicas[name].state, self.replicas[name].warmed = pb.REPLICA_STATE_READY, True
-            elif name in self.replicas and spec.draining and self.lets_go:
+            elif name in self.replicas and spec.draining and self.ends_by_itself:
                 if self.replicas[name].state != pb.REPLICA_STATE_STOPPED:
                     self.order.append(("drained", name))
                 self.replicas[name].state = pb.REPLICA_STATE_STOPPED
         for name in [n for n in self.replicas if n not in wanted]:
+            if self.replicas[name].state != pb.REPLICA_STATE_STOPPED:
+                self.order.append(("drained", name))
             del self.replicas[name]
         if self.acknowledges:
             self.generation = config.node.gateway.generation

@@ -211,8 +211,6 @@ async def test_a_sidecar_is_told_what_it_serves_and_every_change_of_it(w: World,
         assert sidecar.configs[1].version > sidecar.configs[0].version
         assert sidecar.configs[1].sidecar.bindings[0].monitoring.drift_detection.method == "psi"
         assert sidecar.configs[1].nonce != sidecar.configs[0].nonce
-        await w.stub.StopDeployment(calls.StopDeploymentRequest(deployment="fraud/staging"))
-        await w.eventually(lambda: not sidecar.configs[-1].sidecar.bindings)
     held = sidecar.configs[-1].version
     async with a_sidecar(w, replica, config_version=held) as again:
         await asyncio.sleep(0.3)
@@ -286,6 +284,23 @@ async def test_a_member_that_falls_silent_loses_its_stream(w: World, node: FakeN
         assert await sidecar.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+@pytest.mark.parametrize("by_itself", [True, False])
+async def test_a_replica_is_let_go_of_only_when_the_gateway_sends_it_nothing(
+    w: World, node: FakeNode, by_itself: bool
+) -> None:
+    node.ends_by_itself = by_itself
+    staging_one, replica = await staging(w)
+    node.acknowledges = False
+    await w.stub.StopDeployment(calls.StopDeploymentRequest(deployment=staging_one.name))
+    await w.eventually(lambda: not node.endpoint("fraud").deployments)
+    await asyncio.sleep(0.3)
+    assert [r.replica for r in node.config.replicas] == [replica]
+    assert not node.config.replicas[0].draining
+    await node.acknowledge()
+    await w.until_state(staging_one.name, pb.DEPLOYMENT_STATE_STOPPED)
+    assert not node.replicas or node.replicas[replica].state == pb.REPLICA_STATE_STOPPED
+
+
 @pytest.mark.ledger("G2")
 async def test_a_lost_node_moves_no_traffic_and_its_deployments_stay(w: World) -> None:
     async with w.node() as node:
@@ -340,8 +355,9 @@ async def test_an_attached_server_serves_when_its_sidecar_says_so(w: World) -> N
         state.healthy = False
         await sidecar.send(sidecar_state=fleet.SidecarState(replicas=[state]))
         await w.until_state(name, pb.DEPLOYMENT_STATE_DEGRADED)
-    await w.stub.StopDeployment(calls.StopDeploymentRequest(deployment=name))
-    await w.until_state(name, pb.DEPLOYMENT_STATE_STOPPED)
+        await w.stub.StopDeployment(calls.StopDeploymentRequest(deployment=name))
+        await w.until_state(name, pb.DEPLOYMENT_STATE_STOPPED)
+        await w.eventually(lambda: not sidecar.configs[-1].sidecar.bindings)
 
 
 async def _replica_of(w: World, name: str) -> pb.Replica | None:

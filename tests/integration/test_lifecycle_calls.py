@@ -16,11 +16,10 @@ from pilotfish import AsyncClient
 from pilotfish.errors import AlreadyExists, InvalidArgument, NotFound
 from pilotfish.stats import build_profile
 from pilotfish.v1 import deployment_pb2 as dep
-from pilotfish.v1 import deployment_service_pb2_grpc, fleet_service_pb2_grpc
+from pilotfish.v1 import deployment_service_pb2_grpc, fleet_service_pb2_grpc, lifecycle_service_pb2_grpc
 from pilotfish.v1 import fleet_service_pb2 as fleet
 from pilotfish.v1 import lifecycle_pb2 as pb
 from pilotfish.v1 import lifecycle_service_pb2 as svc
-from pilotfish.v1 import lifecycle_service_pb2_grpc
 from pilotfish.v1 import monitoring_pb2 as mon
 from pilotfish_control_plane.clock import FakeClock
 from pilotfish_control_plane.registry.service import RegistryService
@@ -444,7 +443,8 @@ async def test_each_of_the_five_actions_takes_effect_once(served: Served) -> Non
     plan = dep.RolloutPlan(steps=[dep.RolloutStep(weight_bp=1000)], max_wait_s=3600)
     canary = await served.world.serving(newer, dep.STAGE_CANARY, config=CONFIG, plan=plan)
     await served.world.until_rollout(canary.rollout, dep.ROLLOUT_STATE_PROGRESSING)
-    await served.client.deployments.control_rollout(canary.rollout, "ROLLOUT_COMMAND_PROMOTE_FULL", reason="for the test")
+    command = "ROLLOUT_COMMAND_PROMOTE_FULL"
+    await served.client.deployments.control_rollout(canary.rollout, command, reason="for the test")
     await served.world.until_rollout(canary.rollout, dep.ROLLOUT_STATE_SUCCEEDED)
     await served.client.endpoints.set_traffic("fraud", {"production": 8000, "canary": 2000}, sticky_header="user")
     await served.rule(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import http.client
 import http.server
 import json
@@ -193,3 +194,33 @@ async def test_a_killed_gateway_comes_back_with_its_ports_and_routes(
     assert adopted.state.shared_port == before.shared_port
     assert (await call(before.shared_port, 5)) == {"b": 5}
     await adopted.stop()
+
+
+async def test_a_deployment_that_goes_costs_no_call(gateway: Gateway, servers: dict[str, _Server]) -> None:
+    """Its cluster stays until no worker routes to it any more."""
+    both = spec(1, 0, 10_000)
+    await gateway.apply(both, addresses(servers))
+    port, stop = gateway.state.endpoint_ports["fraud"], threading.Event()
+    results: list[tuple[int, str]] = []
+
+    def load() -> None:
+        caller = _Caller(port)
+        while not stop.is_set():
+            results.append(caller.get())
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for n in range(10):
+            await asyncio.sleep(0.05)
+            (endpoint,) = spec(2 + 2 * n, 10_000, 0).endpoints
+            alone = dataclasses.replace(endpoint, weights=(("da", 10_000),), deployments=endpoint.deployments[:1])
+            await gateway.apply(GatewaySpec(2 + 2 * n, 0, (alone,)), addresses(servers))
+            await asyncio.sleep(0.05)
+            await gateway.apply(spec(3 + 2 * n, 0, 10_000), addresses(servers))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+    assert Counter(status for status, _ in results).keys() == {200}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, timedelta
@@ -39,6 +40,7 @@ class Scene:
         async def look() -> pb.RetirementPlan | None:
             # What waits for a deployment to drain looks again after a while.
             await self.advance(1 / DAY_S)
+            await asyncio.sleep(0.2)
             found = await self.client.lifecycle.retirement_plan(name)
             return found if found.state in states else None
 
@@ -208,7 +210,9 @@ async def test_ninety_days_phase_by_phase_with_a_replacement_live(scene: Scene) 
     old, new, production, canary = await scene.canary_beside()
     lifecycle, start = scene.client.lifecycle, scene.clock.now()
     day = start + timedelta(days=91)
-    plan = await lifecycle.plan_retirement(old.name, day, replacement_version=new.number, reduction_steps_bp=[5000, 2000])
+    plan = await lifecycle.plan_retirement(
+        old.name, day, replacement_version=new.number, reduction_steps_bp=[5000, 2000]
+    )
     await scene.advance(0.5)
     assert (await lifecycle.retirement_plan(plan.name)).state == pb.RETIREMENT_STATE_SCHEDULED
     await scene.advance(0.5)

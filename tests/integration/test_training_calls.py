@@ -1,4 +1,4 @@
-"""Training through real calls: pipelines, jobs in their own processes, feature sets, the gate, and what starts a job."""
+"""Training through real calls: pipelines, jobs in processes of their own, feature sets, the gate, what starts a job."""
 
 from __future__ import annotations
 

@@ -191,6 +191,26 @@ def test_pickles_are_refused_by_name_and_by_content_and_never_loaded(tmp_path: P
     assert not marker.exists()
 
 
+def test_hashes_of_training_rows_may_look_like_anything_but_are_whole(tmp_path: Path) -> None:
+    files = {**bare_files(), "training_rows.bin": b"\x80\x04" + bytes(14), "model_card.json": b"{}"}
+    assert check(tmp_path, files).ok
+    report = check(tmp_path, {"training_rows.bin": bytes(15), "model_card.json": b"[]"})
+    assert {(p.path, p.reason) for p in report.errors} == {
+        ("training_rows.bin", "BAD_HASHES"),
+        ("model_card.json", "NOT_AN_OBJECT"),
+    }
+
+
+def test_the_signature_keeps_the_kinds_of_features_and_the_label(tmp_path: Path) -> None:
+    said = {**signature(), "feature_kinds": {"age": "numeric", "debt": "categorical"}, "label": "left"}
+    files = {**bare_files(), "signature.json": json.dumps(said).encode()}
+    report = check(tmp_path, files)
+    assert report.ok and dict(report.signature) == said
+    for kinds in ({"age": "round"}, {"age": []}, [], "numeric"):
+        report = check(tmp_path, {"signature.json": json.dumps({**said, "feature_kinds": kinds}).encode()})
+        assert reasons(report) == {"BAD_SIGNATURE"}, kinds
+
+
 def test_a_pickle_instead_of_the_model_is_refused(tmp_path: Path) -> None:
     report = check(tmp_path, {"model.onnx": pickle.dumps(_Bomb())})
     assert "PICKLE" in reasons(report)

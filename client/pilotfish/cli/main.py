@@ -32,6 +32,7 @@ from pilotfish.cli import (
 )
 from pilotfish.cli.context import Cli, hoist
 from pilotfish.cli.failures import ERROR, exit_code, next_steps
+from pilotfish.cli.help_page import help_page
 from pilotfish.cli.output import FORMATS, Output
 from pilotfish.errors import PilotfishError
 
@@ -47,6 +48,10 @@ class Root(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the global options in front, then parse."""
         return super().parse_args(ctx, hoist(args))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the overview of all commands."""
+        sys.stdout.write(help_page(self, ctx) + "\n")
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; an error of pilotfish ends it with its exit code."""
@@ -64,8 +69,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Machine-learning models in production: register, deploy, observe, detect, retrain, promote, retire.",
-    epilog="Global options may stand anywhere. Exit codes: 0 done · 1 error · 2 usage · 3 criteria failed · "
-    "4 inconclusive · 5 refused.",
 )
 
 
@@ -82,16 +85,12 @@ def options(
     ctx: typer.Context,
     # These three are looked for in the environment by the client itself, which knows what outdoes what.
     address: Annotated[
-        str | None, typer.Option(help="Control plane, host:port.  [dim]env PILOTFISH_ADDRESS[/]", metavar="HOST:PORT")
+        str | None, typer.Option(help="Control plane, host:port. (env PILOTFISH_ADDRESS)", metavar="HOST:PORT")
     ] = None,
-    token: Annotated[
-        str | None, typer.Option(help="Bearer token.  [dim]env PILOTFISH_TOKEN[/]", metavar="TEXT")
-    ] = None,
+    token: Annotated[str | None, typer.Option(help="Bearer token. (env PILOTFISH_TOKEN)", metavar="TEXT")] = None,
     home: Annotated[
         Path | None,
-        typer.Option(
-            help="State of the control plane on this machine.  [dim]env PILOTFISH_HOME[/]", metavar="DIRECTORY"
-        ),
+        typer.Option(help="State of the control plane on this machine. (env PILOTFISH_HOME)", metavar="DIRECTORY"),
     ] = None,
     project: Annotated[
         str, typer.Option(help="Of what is named without one.", envvar="PILOTFISH_PROJECT", metavar="NAME")

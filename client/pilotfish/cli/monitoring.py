@@ -137,7 +137,7 @@ def metrics(
     name: Annotated[str, typer.Argument(help="An endpoint, or ENDPOINT/STAGE.")],
     last: Annotated[str, typer.Option(help="How far back, such as 15m, 6h or 7d.")] = "1h",
 ) -> None:
-    """Show live numbers: predictions, errors, latency, quality where truth is known, drift."""
+    """Show live numbers: calls, errors, latency, quality where truth is known, drift."""
     cli = Cli.of(ctx)
     start = cli.out.now - timedelta(seconds=parse_span(last))
     with cli.client() as client:
@@ -184,7 +184,7 @@ def report(
     endpoint: Annotated[str, typer.Argument(help="The endpoint.")],
     days: Annotated[float, typer.Option(help="How far back.", min=0.01)] = 7.0,
 ) -> None:
-    """Show how an endpoint did: totals, days, performance, drift, data quality, and what to do."""
+    """Show how an endpoint did over days, and what to do."""
     from pilotfish.cli.report_view import show_report
 
     cli = Cli.of(ctx)

@@ -79,7 +79,7 @@ def register(
     data_hash: Annotated[str, typer.Option(help="SHA-256 of the training data, hex.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Upload and validate, register nothing.")] = False,
 ) -> None:
-    """Upload an artifact, have it validated, and register it as the model's next version."""
+    """Upload an artifact, have it validated, and register it as a new version."""
     cli = Cli.of(ctx)
     tags, metrics = pairs(tag, "--tag"), _numbers(metric, "--metric")
     with cli.client() as client, _upload_bar(cli.out, path) as progress:

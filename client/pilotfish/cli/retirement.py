@@ -33,7 +33,11 @@ def retire(
     notes: Annotated[str, typer.Option(help="Words for those who are told.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, change nothing.")] = False,
 ) -> None:
-    """Plan a retirement: a warning 90 days before, less traffic from 30, the migration from 7, the end on the day."""
+    """Plan the retirement of a version or a model, in four phases.
+
+    A warning 90 days before the day, less traffic from 30 days before, the rest of it from 7 days before, and the
+    end on the day. Phases already past run at once, in order.
+    """
     cli = Cli.of(ctx)
     with cli.client() as client:
         plan = client.lifecycle.plan_retirement(

@@ -22,7 +22,10 @@ def install(app: typer.Typer) -> None:
 
 
 def status(ctx: typer.Context) -> None:
-    """Show what runs, what serves, and what wants attention. Exit code 1 when the control plane does not answer."""
+    """Show what runs, what serves, and what wants attention.
+
+    Exit code 1: the control plane does not answer.
+    """
     cli = Cli.of(ctx)
     home = cli.home_directory.absolute()
     found: dict[str, Any] = {"home": str(home), "processes": processes(home), "listens": up_note(home)}

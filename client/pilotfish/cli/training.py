@@ -37,7 +37,10 @@ def train(
     ] = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it until it ends.")] = False,
 ) -> None:
-    """Start a job of a pipeline. With --watch exit code 3: the gate refused the model; 1: the job broke."""
+    """Start a job of a pipeline; with --watch follow it until it ends.
+
+    Exit code with --watch 3: the gate refused the model; 1: the job broke.
+    """
     cli = Cli.of(ctx)
     delivery = None
     if deliver:
@@ -141,7 +144,10 @@ Job = Annotated[str, typer.Argument(help="The job's id or full name.")]
 
 @job.command()
 def watch(ctx: typer.Context, name: Job) -> None:
-    """Follow a job until it ends. Exit code 3: the gate refused the model; 1: the job broke."""
+    """Follow a job until it ends.
+
+    Exit code 3: the gate refused the model; 1: the job broke.
+    """
     cli = Cli.of(ctx)
     with cli.client() as client:
         record = follow_job(cli.out, client, plain(client.pipelines.job(name)))

@@ -46,8 +46,9 @@ def up(
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Keep running in the background.")] = False,
 ) -> None:
-    """Start the control plane, the node and the gateway on this machine, and keep them running.
+    """Start everything on this machine, and keep it running.
 
+    That is the control plane, and the node with the gateway and the model servers; what dies is started again.
     Ctrl-C drains and stops everything; with --detach it runs on until `pilotfish down`.
     """
     cli = Cli.of(ctx)

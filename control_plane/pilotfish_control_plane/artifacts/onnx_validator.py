@@ -58,12 +58,12 @@ def validate_onnx(directory: Path, requested: Mapping[str, Any], findings: Findi
     example_ok = _example(directory, present, session, signature if real is not None else None, findings)
     if session is not None and example_ok is None:
         _try(signature, session, findings)
+    _extras(directory, present, findings)
     return {
         "signature": as_mapping(signature),
         "example_ok": example_ok,
         "dependencies": _dependencies(directory, present, findings),
         "profile_json": _profile(directory, present, signature, findings),
-        **_feature_set(directory, present, findings),
     }
 
 
@@ -274,12 +274,15 @@ def _dependencies(directory: Path, present: set[str], findings: Findings) -> dic
     return {} if wrong else document
 
 
-def _feature_set(directory: Path, present: set[str], findings: Findings) -> dict[str, Any]:
-    if "feature_set.json" in present:
-        document = _json(directory / "feature_set.json", findings)
-        if document is not None and not isinstance(document, dict):
-            findings.problem("feature_set.json", "must be a JSON object", "BAD_FEATURE_SET")
-    return {}
+def _extras(directory: Path, present: set[str], findings: Findings) -> None:
+    """Check the form of what the trainer adds for people and for later trainings; nothing of it is loaded to serve."""
+    for name in ("feature_set.json", "model_card.json"):
+        if name in present:
+            document = _json(directory / name, findings)
+            if document is not None and not isinstance(document, dict):
+                findings.problem(name, "must be a JSON object", "NOT_AN_OBJECT")
+    if "training_rows.bin" in present and (directory / "training_rows.bin").stat().st_size % 8:
+        findings.problem("training_rows.bin", "must be hashes of 8 bytes each", "BAD_HASHES")
 
 
 def _json(path: Path, findings: Findings) -> Any:

@@ -6,7 +6,7 @@ Owns the form of `signature.json`. It never reads a file and never loads a model
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any  # JSON before it is checked
 
 __all__ = ["DATATYPES", "FEATURE_LIMIT", "Signature", "Tensor", "disagreements", "read_signature", "refine"]
@@ -20,6 +20,7 @@ FEATURE_LIMIT = 20_000
 _TENSOR_LIMIT = 4_096
 _RANK_LIMIT = 16
 _NAME_CHARS = 512
+_KINDS = ("numeric", "categorical")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +45,32 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What goes in and what comes out."""
+    """What goes in and what comes out.
+
+    Attributes:
+        feature_names: names of the columns of a single matrix input, in order.
+        classes: of a classifier, in the order of its probabilities.
+        feature_kinds: feature -> numeric or categorical.
+        label: name of the column that was learned.
+    """
 
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     feature_names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    feature_kinds: Mapping[str, str] = field(default_factory=dict)
+    label: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, as in signature.json."""
-        return {
+        known = {
             "inputs": [t.to_json() for t in self.inputs],
             "outputs": [t.to_json() for t in self.outputs],
             "feature_names": list(self.feature_names),
             "classes": list(self.classes),
         }
+        more = {"feature_kinds": dict(self.feature_kinds), "label": self.label}
+        return known | {key: value for key, value in more.items() if value}
 
 
 def read_signature(document: object) -> tuple[Signature, list[str]]:
@@ -73,12 +85,21 @@ def read_signature(document: object) -> tuple[Signature, list[str]]:
         _tensors(document.get("outputs", []), "outputs", found),
         _texts(document.get("feature_names", []), "feature_names", found),
         _texts(document.get("classes", []), "classes", found),
+        _kinds(document.get("feature_kinds", {}), found),
+        str(document.get("label") or ""),
     )
     for side in ("inputs", "outputs"):
         names = [t.name for t in getattr(signature, side)]
         found += [f"{side}: {name!r} comes twice" for name in sorted({n for n in names if names.count(n) > 1})[:5]]
     found += _features_fit(signature)
     return signature, found
+
+
+def _kinds(value: object, found: list[str]) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > FEATURE_LIMIT or any(v not in _KINDS for v in value.values()):
+        found.append(f"feature_kinds: must be an object, feature to one of {', '.join(_KINDS)}")
+        return {}
+    return {str(name): str(kind) for name, kind in value.items()}
 
 
 def _features_fit(signature: Signature) -> list[str]:
@@ -188,7 +209,9 @@ def refine(real: Signature, *said: Signature) -> tuple[Signature, list[str]]:
     for side in ("inputs", "outputs"):
         spoken = [{t.name: t for t in getattr(one, side)} for one in said]
         sides.append(tuple(_refined(t, [s[t.name] for s in spoken if t.name in s], found) for t in getattr(real, side)))
-    return Signature(sides[0], sides[1], features, classes), found
+    kinds: Mapping[str, str] = next((one.feature_kinds for one in said if one.feature_kinds), {})
+    label = next((one.label for one in said if one.label), "")
+    return Signature(sides[0], sides[1], features, classes, kinds, label), found
 
 
 def _refined(real: Tensor, said: Sequence[Tensor], found: list[str]) -> Tensor:

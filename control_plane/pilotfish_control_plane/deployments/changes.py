@@ -149,8 +149,9 @@ def enter_replica(tx: Tx, replica: Replica, state: ReplicaState, reason: str = "
     transitions.check_replica(replica.name, replica.state, state)
     if state is ReplicaState.STOPPED:
         changes |= {"ended": tx.now, "server_pid": 0, "sidecar_pid": 0}
-        # A sidecar that is told of a replica no more lets go of it.
-        touch_bindings(tx, [replica.id])
+        # A node ends the sidecars of its own replicas, and they have work until then.
+        if not replica.node:
+            touch_bindings(tx, [replica.id])
     changed = save_replica(tx, replica, state=state, state_reason=reason, **changes)
     payload = {"deployment": replica.deployment, "reason": reason, "restarts": changed.restarts}
     tx.emit(f"replica.{state.value}", replica.name, payload)

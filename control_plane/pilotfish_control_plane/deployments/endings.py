@@ -115,13 +115,13 @@ class Endings:
         replica = replica_rows.replica(tx.conn, replica_id)
         if replica is None or replica.state is ReplicaState.STOPPED:
             return
-        changes.touch_node(tx)
+        generation = changes.touch_node(tx)
         never_ran = replica.state is ReplicaState.STARTING and not replica.server_pid and not replica.grpc_address
         if never_ran or deployment.attached:
             # Should its node have begun it just now: it is in no configuration any more, so it is stopped there.
             changes.enter_replica(tx, replica, ReplicaState.STOPPED, reason, draining=True)
         else:
-            changes.save_replica(tx, replica, draining=True, state_reason=reason)
+            changes.save_replica(tx, replica, draining=True, drain_generation=generation, state_reason=reason)
 
     def quarantine(self, tx: Tx, deployment: Deployment, reason: str) -> None:
         """Stop automation from deploying the deployment's version at its endpoint."""

@@ -240,6 +240,7 @@ class Replica:
         revision: the revision it runs.
         warmed: its warm-up requests were answered.
         draining: it is to stop when its calls in flight have ended.
+        drain_generation: the configuration of the gateway from which on it gets no calls; 0: not draining.
         restarts: times its model server was started again.
         restarts_when_ready: `restarts` when it last became ready.
         unhealthy: since when its health checks fail; None: they do not.
@@ -256,6 +257,7 @@ class Replica:
     state_reason: str = ""
     warmed: bool = False
     draining: bool = False
+    drain_generation: int = 0
     grpc_address: str = ""
     http_address: str = ""
     link: LinkState = LinkState.NONE

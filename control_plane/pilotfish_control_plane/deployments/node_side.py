@@ -98,7 +98,7 @@ class NodeSide:
     def node_config(self, tx: Tx, node: str) -> NodeConfig:
         """Return a node's whole configuration."""
         facts = fleet_rows.node(tx.conn, node)
-        replicas = replica_rows.open_replicas(tx.conn, node)
+        replicas = [r for r in replica_rows.open_replicas(tx.conn, node) if not _is_out(r, facts)]
         deployments = rows.deployments_by_id(tx.conn, {r.deployment for r in replicas})
         versions: dict[str, Version] = {}
         specs = tuple(
@@ -179,17 +179,17 @@ class NodeSide:
 
     def apply_node_state(self, tx: Tx, node: str, state: NodeReport) -> None:
         """Take in what a node sees, whole; a replica it does not report is not running."""
-        self._apply_facts(tx, node, state)
+        before = fleet_rows.node(tx.conn, node) or NodeFacts(node)
+        after = self._apply_facts(tx, before, state)
         reports = {r.replica: r for r in state.replicas}
         moved = False
         for replica in replica_rows.open_replicas(tx.conn, node):
             changed = _apply(tx, replica, reports.get(replica.id))
-            moved = moved or _route(changed) != _route(replica)
+            moved = moved or _route(changed) != _route(replica) or _is_out(changed, after) != _is_out(replica, before)
         if moved:
             changes.touch_node(tx, node)
 
-    def _apply_facts(self, tx: Tx, node: str, state: NodeReport) -> None:
-        before = fleet_rows.node(tx.conn, node) or NodeFacts(node)
+    def _apply_facts(self, tx: Tx, before: NodeFacts, state: NodeReport) -> NodeFacts:
         gateway = state.gateway
         after = dataclasses.replace(
             before,
@@ -206,6 +206,7 @@ class NodeSide:
             fleet_rows.save_node(tx.conn, dataclasses.replace(after, reported=tx.now))
             # Whoever drains waits for the gateway's generation.
             tx.wake(changes.TOPIC)
+        return after
 
     def link_changed(self, tx: Tx, replica_ids: Collection[str], link: LinkState) -> None:
         """Note how the streams of replicas' sidecars stand; it moves no traffic."""
@@ -224,6 +225,13 @@ class NodeSide:
             if replica.state is not state:
                 reason = "" if healthy[replica.id] else "its model server fails its health checks"
                 changes.enter_replica(tx, replica, state, reason, warmed=True)
+
+
+def _is_out(replica: Replica, facts: NodeFacts | None) -> bool:
+    """Return whether a draining replica gets no calls any more, so that its node may let go of it."""
+    if not replica.draining or facts is None:
+        return False
+    return not facts.gateway_running or facts.gateway_generation >= replica.drain_generation
 
 
 def _route(replica: Replica) -> tuple[Any, ...]:

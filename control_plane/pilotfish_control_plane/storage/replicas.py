@@ -58,6 +58,7 @@ replicas = Table(
     Column("state_reason", Text, nullable=False),
     Column("warmed", Boolean, nullable=False),
     Column("draining", Boolean, nullable=False),
+    Column("drain_generation", BigInteger, nullable=False),
     Column("grpc_address", String(255), nullable=False),
     Column("http_address", String(255), nullable=False),
     Column("link", String(9), nullable=False),
