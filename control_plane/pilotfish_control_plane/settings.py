@@ -50,6 +50,8 @@ class Settings:
         upload_expiry_s: seconds that an upload is kept after it last grew, > 0.
         validation_timeout_s: seconds that the validation of one artifact may take, > 0.
         validation_memory_mib: address space of one validation; the ONNX runtime alone maps about 300 MiB.
+        mlflow_uri: MLflow server that every run is also sent to, such as `http://127.0.0.1:5000`; "": none.
+        mlflow_token: bearer token for it; "": none.
         prediction_store: `local` or `shared`.
         data_roots: directories that training data may be read from, separated like a PATH, beside `HOME/data`.
         private_networks: networks (CIDR, separated by commas) that API sources may reach though they are not public.
@@ -81,6 +83,8 @@ class Settings:
     upload_expiry_s: float = 86_400.0
     validation_timeout_s: float = 120.0
     validation_memory_mib: int = 4096
+    mlflow_uri: str = ""
+    mlflow_token: str = ""
     prediction_store: str = "local"
     data_roots: str = ""
     private_networks: str = ""
@@ -157,6 +161,11 @@ class Settings:
             ("prediction_store", self.prediction_store in ("local", "shared"), "must be local or shared"),
             ("gateway_port", 0 <= self.gateway_port <= 65535, "must be in 0..65535"),
             ("endpoint_ports", _is_port_range(self.endpoint_ports), 'must be FIRST-LAST in 1..65535, or "0"'),
+            (
+                "mlflow_uri",
+                not self.mlflow_uri or self.mlflow_uri.startswith(("http://", "https://")),
+                "must begin with http:// or https://",
+            ),
             ("max_artifact_bytes", self.max_artifact_bytes > 0, "must be positive"),
             ("upload_expiry_s", self.upload_expiry_s > 0, "must be positive"),
             ("validation_timeout_s", self.validation_timeout_s > 0, "must be positive"),

@@ -82,6 +82,7 @@ class Gateway:
         )
         self._generation = 0
         self._serial = 0
+        self._unconfirmed: set[str] = set()
         self._lingering: dict[str, tuple[envoy_config.Json, float]] = {}
         saved = read_json(directory / "ports.json") or {}
         self._ports: dict[str, int] = {str(k): int(v) for k, v in dict(saved.get("endpoints", {})).items()}
@@ -111,7 +112,10 @@ class Gateway:
         if not running:
             await self._start()
             changed = {name for name in resources if name.startswith(("routes-", "listeners"))}
-        await self._wait_in_force(changed)
+        # What an earlier try wrote and never saw in force is waited for as well.
+        self._unconfirmed |= changed
+        await self._wait_in_force(self._unconfirmed & set(resources))
+        self._unconfirmed = set()
         self._remove_stale(set(resources) | {f"endpoints-{name}" for name in kept})
         self._generation = spec.generation
 

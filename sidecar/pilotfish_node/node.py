@@ -71,8 +71,9 @@ class Node:
         link = asyncio.create_task(self._link.run(), name="link")
         try:
             while True:
-                await self._reconcile()
+                # Before, not after: what comes while it works would be forgotten until the next sweep.
                 self._wake.clear()
+                await self._reconcile()
                 try:
                     await asyncio.wait_for(self._wake.wait(), timeout=SWEEP_S)
                 except TimeoutError:

@@ -207,6 +207,10 @@ async def test_without_a_node_a_deployment_waits_and_says_so(w: World) -> None:
         await w.until_state(answer.deployment.name, READY)
 
 
+async def _says(w: World, name: str, text: str) -> bool:
+    return text in (await w.get(name)).state_reason
+
+
 async def _with_reason(w: World, name: str) -> pb.Deployment | None:
     found = await w.get(name)
     return found if found.state_reason else None
@@ -302,6 +306,23 @@ async def test_other_resources_replace_every_replica_without_a_gap(w: World, nod
     assert node.order.index(("started", started[1])) < node.order.index(("drained", started[0]))
     found = await w.get(production.name)
     assert (found.state, found.revision) == (READY, 2)
+
+
+@pytest.mark.ledger("C4")
+async def test_a_change_of_resources_that_does_not_start_leaves_the_old_ones_serving_and_is_seen(
+    w: World, node: FakeNode
+) -> None:
+    production = await w.serving(await w.version(), PRODUCTION)
+    (old,) = node.replicas
+    node.starts = False
+    resources = pb.Resources(memory_mib=1)
+    await w.stub.ScaleDeployment(calls.ScaleDeploymentRequest(deployment="fraud/production", resources=resources))
+    new = await w.eventually(lambda: next((n for n in node.replicas if n != old), None))
+    await node.say(new, pb.REPLICA_STATE_UNHEALTHY, reason="killed: out of memory", warmed=False)
+    await w.eventually(lambda: _says(w, production.name, "out of memory"))
+    found = await w.get(production.name)
+    assert (found.state, found.ready_replicas, found.traffic_bp) == (READY, 1, 10_000)
+    assert sorted(node.replicas) == sorted([old, new])
 
 
 @pytest.mark.ledger("C4")

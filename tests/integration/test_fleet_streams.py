@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from pilotfish.errors import NotFound
 from pilotfish.v1 import deployment_pb2 as pb
 from pilotfish.v1 import deployment_service_pb2 as calls
 from pilotfish.v1 import deployment_service_pb2_grpc, fleet_service_pb2_grpc, monitoring_pb2
@@ -269,6 +270,21 @@ async def test_a_lost_sidecar_is_unknown_then_lost_and_moves_no_traffic(w: World
         await w.eventually(lambda: _link(w, "fraud/production", pb.LINK_STATE_CONNECTED))
     kinds = await w.core.db.read(lambda tx: [e.kind for e in events.tail(tx.conn, 0, kinds=["member"])])
     assert kinds.count("member.lost") == 1 and kinds.count("member.connected") == 3
+
+
+async def test_a_command_reaches_its_member_once(w: World, node: FakeNode) -> None:
+    _, replica = await staging(w)
+    async with a_sidecar(w, replica) as sidecar:
+        registry = w.core.services.get(FleetRegistry)
+        ids = [registry.command(sidecar.instance, "flush"), registry.command(sidecar.instance, "flush")]
+        await w.eventually(lambda: len([m for m in sidecar.received if m.HasField("command")]) == 2)
+        commands = [m.command for m in sidecar.received if m.HasField("command")]
+        assert [c.id for c in commands] == ids and len(set(ids)) == 2
+        assert commands[0].generation < commands[1].generation
+        assert commands[0].expire_time.ToDatetime() > w.core.clock.now().replace(tzinfo=None)
+        await sidecar.send(command_result=fleet.CommandResult(id=ids[0]))
+    with pytest.raises(NotFound):
+        registry.command("nobody", "flush")
 
 
 async def test_a_member_that_falls_silent_loses_its_stream(w: World, node: FakeNode) -> None:

@@ -56,11 +56,14 @@ def running(pid: int) -> bool:
         return False
 
 
-async def eventually(check: Callable[[], Awaitable[Any]], what: str, timeout_s: float = 30.0) -> Any:
+async def eventually(
+    check: Callable[[], Awaitable[Any]], what: str | Callable[[], str], timeout_s: float = 30.0
+) -> Any:
     """Wait until `check` returns something true; return it."""
     until = time.monotonic() + timeout_s
     while not (found := await check()):
-        assert time.monotonic() < until, f"not within {timeout_s:g} s: {what}"
+        told = what if isinstance(what, str) else what()
+        assert time.monotonic() < until, f"not within {timeout_s:g} s: {told}"
         await asyncio.sleep(0.05)
     return found
 
@@ -132,6 +135,7 @@ class World:
         self.plane, self.client, self.home = plane, client, plane.home
         self.load = Load(client)
         self._address, self._token_file = plane.address, plane.app.paths.node_token
+        self.last: list[pb.Replica] = []
         self.node = self.start_node()
 
     @property
@@ -156,10 +160,13 @@ class World:
 
         async def check() -> list[pb.Replica] | None:
             found = await self.replicas(deployment)
+            self.last = found
             good = [r for r in found if r.state == pb.REPLICA_STATE_READY and r.server_pid not in (0, *without)]
             return found if len(good) == len(found) == count else None
 
-        found: list[pb.Replica] = await eventually(check, f"{count} replicas READY\n{self.log}")
+        found: list[pb.Replica] = await eventually(
+            check, lambda: f"{count} replicas READY, but {self.last}\n{self.log}"
+        )
         return found
 
     async def stop(self) -> int:
@@ -288,24 +295,34 @@ async def test_a_split_of_traffic_is_obeyed_by_real_calls(
 ) -> None:
     async with world(make_control_plane, model_dir) as w:
         await w.client.models.register(model_dir, model=ENDPOINT)
-        production, canary = await asyncio.gather(
-            w.client.deployments.deploy(f"{ENDPOINT}@1", stage="production"),
-            w.client.deployments.deploy(f"{ENDPOINT}@2", stage="staging"),
-        )
-        await w.client.deployments.stop(canary.name)
-        canary = await w.client.deployments.deploy(f"{ENDPOINT}@2", stage="canary")
+        production = await w.client.deployments.deploy(f"{ENDPOINT}@1", stage="production")
+        # A rollout that is soon content, because it owns the weights while it runs.
+        content = {"metric": "error_ratio", "comparison": "<=", "bound": 1.0, "min_sample": 1}
+        plan = {"steps": [{"weight_bp": 1000}], "criteria": [content]}
+        canary = await w.client.deployments.deploy(f"{ENDPOINT}@2", stage="canary", plan=plan)
+        w.load.start()
+
+        async def finished() -> bool:
+            return (await w.client.deployments.rollout(ENDPOINT)).state == pb.ROLLOUT_STATE_SUCCEEDED
+
+        await eventually(finished, f"the rollout ends\n{w.log}")
+        await w.load.stop()
         weights = {"production": PRODUCTION_BP, "canary": CANARY_BP}
         await w.client.endpoints.set_traffic(ENDPOINT, weights)
+        files = w.home / "nodes" / "local" / "gateway" / "files"
 
-        async def in_force() -> bool:
-            return any([(await w.load.one()).deployment == canary.id for _ in range(20)])
+        async def written() -> bool:
+            return any(f'"weight": {CANARY_BP}' in p.read_text() for p in files.glob("routes-*.json"))
 
-        await eventually(in_force, f"canary gets calls\n{w.log}")
+        await eventually(written, f"the node gives Envoy the weights\n{w.log}")
+        # Envoy's workers take new routes a moment after their file was written.
+        await asyncio.sleep(1.0)
         calls = [await w.load.one() for _ in range(600)]
         assert not [c.error for c in calls if c.error]
         seen = Counter(c.deployment for c in calls)
         assert set(seen) == {production.id, canary.id}
-        p = scipy_stats.chisquare([seen[production.id], seen[canary.id]], [420, 180]).pvalue
+        expected = [600 * PRODUCTION_BP / 10_000, 600 * CANARY_BP / 10_000]
+        p = scipy_stats.chisquare([seen[production.id], seen[canary.id]], expected).pvalue
         print(f"{seen[production.id]}/{seen[canary.id]} of 600, p = {p:.4f}")
         assert p > 0.001
 

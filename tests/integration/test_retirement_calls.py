@@ -20,7 +20,7 @@ from pilotfish.v1 import lifecycle_service_pb2 as svc
 from pilotfish_control_plane.clock import FakeClock
 from pilotfish_control_plane.registry.model import Version
 
-from .serving_world import World, refusal
+from .serving_world import FakeNode, World, refusal
 
 PHASES = ["deprecation_warning", "traffic_reduction", "final_migration", "retirement"]
 DAY_S = 86_400
@@ -33,6 +33,7 @@ class Scene:
     world: World
     client: AsyncClient
     clock: FakeClock
+    node: FakeNode
 
     async def until(self, name: str, *states: int) -> pb.RetirementPlan:
         """Wait until a plan stands so; return it."""
@@ -45,7 +46,7 @@ class Scene:
             return found if found.state in states else None
 
         try:
-            found: pb.RetirementPlan = await self.world.eventually(look)
+            found: pb.RetirementPlan = await self.world.eventually(look, 40.0)
         except AssertionError:
             raise AssertionError(str(await self.client.lifecycle.retirement_plan(name))) from None
         return found
@@ -58,7 +59,7 @@ class Scene:
             return found if found.phases[phase].HasField("end_time") else None
 
         try:
-            found: pb.RetirementPlan = await self.world.eventually(look)
+            found: pb.RetirementPlan = await self.world.eventually(look, 40.0)
         except AssertionError:
             raise AssertionError(str(await self.client.lifecycle.retirement_plan(name))) from None
         return found
@@ -66,6 +67,8 @@ class Scene:
     async def advance(self, days: float) -> None:
         """Let time pass; the reconcilers look again at once."""
         self.clock.advance(days * DAY_S)
+        # A node that says nothing loses its lease.
+        await self.node.report()
         self.world.core.wakes.notify(["retirement", "actions"])
 
     async def canary_beside(self) -> tuple[Version, Version, dep.Deployment, dep.Deployment]:
@@ -88,8 +91,8 @@ async def scene(make_control_plane: Any, engine_name: str) -> AsyncIterator[Scen
     clock = FakeClock()
     plane = await make_control_plane(engine=engine_name, gateway_port=0, clock=clock, sweep_s=0.2)
     world = World(plane, deployment_service_pb2_grpc.DeploymentServiceStub(plane.channel))
-    async with world.node(), AsyncClient(plane.address, plane.token) as client:
-        yield Scene(world, client, clock)
+    async with world.node() as node, AsyncClient(plane.address, plane.token) as client:
+        yield Scene(world, client, clock, node)
 
 
 @pytest.mark.ledger("F5")

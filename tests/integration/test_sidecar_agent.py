@@ -281,6 +281,21 @@ async def test_lost_acknowledgements_double_nothing(bench: Bench) -> None:
     assert [window.rows for window in bench.fleet.of("windows")] == [100] * 4
 
 
+async def test_a_control_plane_that_lost_its_newest_rows_gets_again_what_is_still_held(bench: Bench) -> None:
+    agent = await bench.start_agent()
+    caller = bench.caller()
+    caller.serve(100)
+    await eventually(lambda: len(bench.fleet.ids()) == 100)
+    await eventually(lambda: agent.spool.unacknowledged()[0] == 0)
+    await bench.fleet.stop()
+    key = (agent.spool.incarnation, "predictions")
+    bench.fleet.watermarks[key] = 60
+    for offset in range(60, 100):
+        del bench.fleet.rows[key][offset]
+    await bench.fleet.start()
+    await eventually(lambda: sorted(bench.fleet.ids()) == sorted(caller.sent))
+
+
 async def test_a_newer_watermark_than_ours_is_taken_and_nothing_is_sent_below_it(bench: Bench) -> None:
     agent = await bench.start_agent()
     caller = bench.caller()

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from pilotfish.aio.calls import Calls
 from pilotfish.frames import PredictionRows, batch_from_rows, rows_from_batch
 from pilotfish.messages import timestamp
@@ -104,7 +106,7 @@ class Monitoring:
             scope: an endpoint or deployment; "": any that knows the ids.
             times: when each truth was known; None: now.
         """
-        values = truths.tolist() if hasattr(truths, "tolist") else list(truths)
+        values = np.asarray(truths).tolist()
         batch = pb.GroundTruthBatch(prediction_ids=list(ids))
         if values and isinstance(values[0], str):
             batch.labels.extend(str(v) for v in values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from pilotfish.aio.calls import Calls
+from pilotfish.errors import DeadlineExceeded
 from pilotfish.messages import build
 from pilotfish.v1 import access_service_pb2 as acc
 from pilotfish.v1 import access_service_pb2_grpc as acc_grpc
@@ -86,8 +87,12 @@ class Events:
             project=self._project, kinds=kinds, subject_prefix=subject_prefix, resume_token=resume_token
         )
         stub = event_service_pb2_grpc.EventServiceStub
-        async for answer in self._calls.stream(stub, "Watch", request, timeout_s=timeout_s):
-            yield answer
+        try:
+            async for answer in self._calls.stream(stub, "Watch", request, timeout_s=timeout_s):
+                yield answer
+        except DeadlineExceeded:
+            # The time that was given is over: that is how such a stream ends.
+            return
 
 
 class Fleet:

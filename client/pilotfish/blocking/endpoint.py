@@ -54,16 +54,18 @@ class Endpoint:
 
     def metadata(self) -> oip.ModelMetadataResponse:
         """Return the model's tensors as its server tells them."""
-        if self._metadata is None:
-            stub = self._stub()
-            request = oip.ModelMetadataRequest(name=self.name)
-            try:
-                self._metadata = stub.ModelMetadata(
-                    request, metadata=self._headers, timeout=self._calls.timeout_s
-                )
-            except grpc.RpcError as error:
-                raise unreached(from_rpc_error(error), f"the gateway of {self.name}") from None
-        return self._metadata
+        if self._metadata is not None:
+            return self._metadata
+        stub = self._stub()
+        request = oip.ModelMetadataRequest(name=self.name)
+        try:
+            found: oip.ModelMetadataResponse = stub.ModelMetadata(
+                request, metadata=self._headers, timeout=self._calls.timeout_s
+            )
+        except grpc.RpcError as error:
+            raise unreached(from_rpc_error(error), f"the gateway of {self.name}") from None
+        self._metadata = found
+        return found
 
     # Any: a DataFrame, a mapping of columns, or a matrix.
     def predict(

@@ -13,7 +13,7 @@ from pilotfish.cli.context import Cli, plain
 from pilotfish.cli.formats import escape, number, parse_time, ref, state_glyph, state_style
 from pilotfish.cli.output import Output, Record
 from pilotfish.cli.spans import parse_span
-from pilotfish.errors import DeadlineExceeded, Unavailable
+from pilotfish.errors import Unavailable
 
 __all__ = ["install"]
 
@@ -59,17 +59,15 @@ def _follow(cli: Cli, client: Any, kinds: list[str], subject: str, token: str, u
                 seen += 1
                 if count and seen >= count:
                     return
-        except DeadlineExceeded:
-            return
         except Unavailable as error:
             failures += 1
             if failures > RECONNECTS:
                 raise
             if failures == 1:
                 cli.out.note(f"{error.message}; waiting for it")
-        if until is not None and time.monotonic() >= until:
+        if until is not None and time.monotonic() + 0.1 >= until:
             return
-        time.sleep(1.0)
+        time.sleep(1.0 if failures else 0.1)
 
 
 def _write(out: Output, event: Record) -> None:

@@ -26,6 +26,7 @@ from pilotfish_control_plane.storage import deployments as rows
 from pilotfish_control_plane.storage import fleet as fleet_rows
 from pilotfish_control_plane.storage import replicas as replica_rows
 from pilotfish_control_plane.storage import rollouts as rollout_rows
+from pilotfish_control_plane.storage.faults import is_retryable
 from pilotfish_control_plane.storage.transaction import Tx
 
 __all__ = ["DeploymentReconciler", "LoadReconciler", "RolloutReconciler"]
@@ -53,7 +54,10 @@ def _alone(tx: Tx, what: str, step: Callable[[], float | None]) -> float | None:
     try:
         with tx.savepoint():
             return step()
-    except Exception:
+    except Exception as error:
+        if is_retryable(error):
+            # The whole transaction is doomed, not this step: the database runs it again.
+            raise
         log.exception("%s could not be moved on; the others go on, it is tried again", what)
         return 5.0
 

@@ -18,7 +18,10 @@ from pilotfish_control_plane.storage import experiments as storage
 from pilotfish_control_plane.storage.paging import Page, PageRequest
 from pilotfish_control_plane.storage.transaction import Tx
 
-__all__ = ["MAX_SERIES_POINTS", "ExperimentService"]
+__all__ = ["MAX_SERIES_POINTS", "TOPIC", "ExperimentService"]
+
+TOPIC = "run"
+"""Woken by every change of a run."""
 
 MAX_SERIES_POINTS = 50_000
 """Points that one call gives back; a longer series is cut at its end."""
@@ -126,6 +129,7 @@ class ExperimentService:
         """
         _refuse(rules.check_points(points), "the points cannot be logged")
         self._put(tx, run_id, points)
+        tx.wake(TOPIC)
 
     def finish(
         self, tx: Tx, run_id: str, state: RunState | str, *, project: str = DEFAULT_PROJECT, subject: str = ""
@@ -170,7 +174,9 @@ class ExperimentService:
             )
         if after != run:
             storage.change(tx.conn, after)
+            storage.touch(tx.conn, run_id)
         self._put(tx, run_id, points)
+        tx.wake(TOPIC)
         if after.state is not run.state:
             tx.emit(f"run.{after.state.value}", run.name, {"experiment": run.experiment})
         return self.get_run(tx, project, run_id)
@@ -178,6 +184,7 @@ class ExperimentService:
     def _put(self, tx: Tx, run_id: str, points: Sequence[Point]) -> None:
         if not points:
             return
+        storage.touch(tx.conn, run_id)
         storage.put_points(tx.conn, run_id, points, tx.now)
         storage.put_newest(tx.conn, run_id, rules.newest(storage.newest_of(tx.conn, run_id), points))
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from pilotfish_control_plane.deployments.model import LinkState
 from pilotfish_control_plane.deployments.node_side import NodeSide
-from pilotfish_control_plane.fleet.model import Member
+from pilotfish_control_plane.fleet.model import Member, MemberKind
 from pilotfish_control_plane.fleet.presence import MEMBERS_TOPIC, SERVER_TTL_S, note_links
 from pilotfish_control_plane.storage import fleet as rows
 from pilotfish_control_plane.storage.transaction import Tx
@@ -20,6 +20,8 @@ __all__ = ["FleetReconciler"]
 
 ORPHAN_LEASE_S = 15.0
 FORGET_SERVER_S = 3600.0
+FORGET_SIDECAR_S = 86_400.0
+"""Each replica has a sidecar of its own, so most that are lost never come back."""
 
 
 class FleetReconciler:
@@ -41,6 +43,7 @@ class FleetReconciler:
         self._note(tx, orphans, unknown)
         overdue = rows.overdue(tx.conn, tx.now)
         self._note(tx, overdue, [dataclasses.replace(m, link=LinkState.LOST) for m in overdue])
+        rows.forget_lost(tx.conn, MemberKind.SIDECAR, tx.now - timedelta(seconds=FORGET_SIDECAR_S))
         rows.forget_dead_servers(tx.conn, tx.now - timedelta(seconds=FORGET_SERVER_S))
         next_end = rows.next_lease_end(tx.conn)
         return SERVER_TTL_S if next_end is None else max(0.05, (next_end - tx.now).total_seconds())

@@ -13,14 +13,14 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pilotfish.errors import Aborted, DeadlineExceeded
+from pilotfish.errors import Aborted, DeadlineExceeded, NotFound
 from pilotfish_control_plane.clock import Clock
 from pilotfish_control_plane.deployments.changes import FLEET_TOPIC
 from pilotfish_control_plane.deployments.model import LinkState
 from pilotfish_control_plane.deployments.node_side import NodeSide, ReplicaBinding
 from pilotfish_control_plane.fleet.model import Hello, Member, MemberKind, NodeReport, SidecarReplica
 from pilotfish_control_plane.fleet.presence import Presence
-from pilotfish_control_plane.fleet.sessions import Configuration, Session
+from pilotfish_control_plane.fleet.sessions import Command, Configuration, Session
 from pilotfish_control_plane.storage import fleet as rows
 from pilotfish_control_plane.storage.database import Database
 from pilotfish_control_plane.storage.transaction import Tx
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_S = 5.0
 GATHER_S = 0.01
+COMMAND_EXPIRES_S = 60.0
 CAPTURE_EVERY_S = 1.0
 WATCH_EVERY_S = 0.5
 
@@ -167,6 +168,26 @@ class FleetRegistry:
             session.acked_version, session.config_error = version, ""
         # Thousands acknowledge one change together; while they do, the writer has better things to do.
         self._presence.put(self._member(session, LinkState.CONNECTED), urgent=False)
+
+    def command(self, instance: str, kind: str, subject: str = "") -> str:
+        """Have a member that is connected here do something once; return the command's id.
+
+        Args:
+            instance: the member.
+            kind: `flush`: publish what is spooled; `restart_replica`: replace a replica.
+            subject: what it is about, such as a replica's id.
+
+        Raises:
+            NotFound: the member is not connected here.
+        """
+        session = self._sessions.get(instance)
+        if session is None:
+            raise NotFound(f"{instance} is not connected to this control plane", reason="MEMBER_NOT_CONNECTED")
+        session.commands += 1
+        command_id = f"{session.connection}-{session.commands}"
+        expires = self._clock.now() + timedelta(seconds=COMMAND_EXPIRES_S)
+        session.command(Command(command_id, session.commands, expires, kind, subject))
+        return command_id
 
     async def apply_node_reports(self, session: Session) -> None:
         """Take in the newest report of a node whenever there is one; runs until cancelled."""

@@ -79,6 +79,7 @@ class Session:
         self.config_error = ""
         self.ended: BaseException | None = None
         self.finished = False
+        self.commands = 0
         self.node_report: NodeReport | None = None
         self.sidecar_report: tuple[SidecarReplica, ...] | None = None
         self.reported = asyncio.Event()

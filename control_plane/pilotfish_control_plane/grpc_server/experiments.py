@@ -5,21 +5,27 @@ Owns the conversion. It decides nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC
 from typing import Any, cast  # Any: grpc's contexts carry no useful type
+from weakref import WeakValueDictionary
 
 from pilotfish.errors import InvalidArgument, Violation
 from pilotfish.v1 import experiment_pb2 as pb
 from pilotfish.v1 import experiment_service_pb2 as svc
 from pilotfish.v1 import experiment_service_pb2_grpc as svc_grpc
-from pilotfish_control_plane.core import Core, Installed
+from pilotfish_control_plane.core import ActionHandler, Core, Installed, external
+from pilotfish_control_plane.experiments.mlflow import MlflowServer
 from pilotfish_control_plane.experiments.model import Point, Run, RunKind, RunState
+from pilotfish_control_plane.experiments.reconciler import EXPORT_RUN, RunExports
 from pilotfish_control_plane.experiments.service import ExperimentService
 from pilotfish_control_plane.grpc_server.registry_wire import struct_from_wire, struct_to_wire, time_to_wire
 from pilotfish_control_plane.names import RunName, project_id
+from pilotfish_control_plane.storage.actions import Action
 from pilotfish_control_plane.storage.paging import PageRequest
 from pilotfish_control_plane.storage.transaction import Tx
+from pilotfish_control_plane.storage.types import JsonObject
 
 __all__ = ["ExperimentServicer", "install", "run_to_wire"]
 
@@ -138,7 +144,31 @@ class ExperimentServicer(svc_grpc.ExperimentServiceServicer):
         )
 
 
+def _exporter(core: Core, service: ExperimentService) -> ActionHandler:
+    """Return what performs `export_run`: reads the run as it is now and sends it."""
+    server = MlflowServer(core.settings.mlflow_uri, core.settings.mlflow_token)
+    # Two exports of one run at once would both find no copy, and make two.
+    turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def export(action: Action) -> JsonObject | None:
+        project, run_id = str(action.payload["project"]), str(action.payload["run"])
+
+        def get(tx: Tx) -> tuple[Run, list[Point]]:
+            return service.get_run(tx, project, run_id), service.points(tx, run_id)
+
+        async with turns.setdefault(run_id, asyncio.Lock()):
+            run, points = await core.db.read(get)
+            return {"mlflow_run": await asyncio.to_thread(server.send, run, points)}
+
+    return external(export)
+
+
 def install(core: Core) -> Installed:
-    """Add ExperimentService."""
+    """Add ExperimentService, and the export to MLflow where a server is set."""
     service = core.services.add(ExperimentService())
-    return Installed(servicers=[(svc_grpc.add_ExperimentServiceServicer_to_server, ExperimentServicer(core, service))])
+    exports = bool(core.settings.mlflow_uri)
+    return Installed(
+        servicers=[(svc_grpc.add_ExperimentServiceServicer_to_server, ExperimentServicer(core, service))],
+        reconcilers=[RunExports()] if exports else [],
+        executors={EXPORT_RUN: _exporter(core, service)} if exports else {},
+    )

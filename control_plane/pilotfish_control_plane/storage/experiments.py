@@ -10,6 +10,7 @@ from typing import Any  # column values of several types
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Float,
@@ -47,9 +48,12 @@ runs = Table(
     Column("author", String(255), nullable=False),
     Column("started", UtcDateTime, nullable=False),
     Column("ended", UtcDateTime),
+    Column("revision", BigInteger, nullable=False, comment="grows with every change"),
+    Column("unexported", Boolean, nullable=False, comment="changed since it was handed to an outside tracker"),
     Index("ix_runs_project", "project", "started", "id"),
     Index("ix_runs_experiment", "project", "experiment", "started", "id"),
     Index("ix_runs_subject", "project", "subject", "started", "id"),
+    Index("ix_runs_unexported", "unexported", "started"),
 )
 
 run_tags = Table(
@@ -130,6 +134,8 @@ def add(conn: Connection, run: Run) -> None:
             author=run.author,
             started=run.started_at,
             ended=run.ended_at,
+            revision=1,
+            unexported=True,
         )
     )
     _put_tags(conn, run)
@@ -152,6 +158,27 @@ def change(conn: Connection, run: Run) -> None:
 def _put_tags(conn: Connection, run: Run) -> None:
     if run.tags:
         conn.execute(insert(run_tags), [{"run": run.id, "key": k, "value": v} for k, v in run.tags.items()])
+
+
+def touch(conn: Connection, run_id: str) -> None:
+    """Count a change of the run."""
+    conn.execute(update(runs).where(runs.c.id == run_id).values(revision=runs.c.revision + 1, unexported=True))
+
+
+def unexported(conn: Connection, limit: int) -> list[tuple[str, str, int]]:
+    """Return project, id and revision of runs that changed since they were exported, oldest first."""
+    query = (
+        select(runs.c.project, runs.c.id, runs.c.revision)
+        .where(runs.c.unexported)
+        .order_by(runs.c.started)
+        .limit(limit)
+    )
+    return [(r.project, r.id, r.revision) for r in conn.execute(query)]
+
+
+def set_exported(conn: Connection, run_id: str) -> None:
+    """Write that the run as it is now was handed to the exporter."""
+    conn.execute(update(runs).where(runs.c.id == run_id).values(unexported=False))
 
 
 def find(conn: Connection, project: str, run_id: str) -> Run | None:

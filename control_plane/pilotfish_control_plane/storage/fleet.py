@@ -39,6 +39,7 @@ __all__ = [
     "bindings_after",
     "connected_elsewhere",
     "forget_dead_servers",
+    "forget_lost",
     "forget_server",
     "keep_server",
     "living_servers",
@@ -196,6 +197,12 @@ def overdue(conn: Connection, now: datetime) -> list[Member]:
     return [_member(r) for r in conn.execute(query)]
 
 
+def forget_lost(conn: Connection, kind: MemberKind, before: datetime) -> int:
+    """Delete members of a kind that were lost before `before`; return how many."""
+    lost = (_members.c.link == LinkState.LOST.value) & (_members.c.lease_ends < before)
+    return conn.execute(delete(_members).where(_members.c.kind == kind.value, lost)).rowcount
+
+
 def next_lease_end(conn: Connection) -> datetime | None:
     """Return when the next lease of a member without a stream ends; None: there is none."""
     query = select(_members.c.lease_ends).where(_members.c.link == LinkState.UNKNOWN.value)
@@ -247,10 +254,10 @@ def raise_binding_versions(conn: Connection, replicas: Iterable[str]) -> int:
     return version
 
 
-def bindings_after(conn: Connection, version: int, limit: int = 10_000) -> list[BindingVersion]:
+def bindings_after(conn: Connection, version: int) -> list[BindingVersion]:
     """Return the bindings that changed after `version`, in order of their versions."""
     query = select(_binding_versions).where(_binding_versions.c.version > version)
-    rows = conn.execute(query.order_by(_binding_versions.c.version).limit(limit))
+    rows = conn.execute(query.order_by(_binding_versions.c.version))
     return [BindingVersion(r.replica, r.version) for r in rows]
 
 

@@ -107,9 +107,10 @@ def state_of(deployment: Deployment, replicas: Sequence[Replica], link: NodeLink
     state = deployment.state
     if state.serves:
         # While revisions change, an outdated replica serves as well as a new one.
-        if serving >= desired:
-            return StateChange(DeploymentState.READY, "")
         ill = "; ".join(f"{r.id}: {r.state_reason or r.state.value}" for r in live if not r.serves)
+        if serving >= desired:
+            # A change of revision that does not get on must be seen, though enough of the old one serves.
+            return StateChange(DeploymentState.READY, ill)
         text = f"{serving} of {desired} replicas serve" + (f" ({ill})" if ill else "")
         return StateChange(DeploymentState.DEGRADED, text)
     if not link.connected and not deployment.attached and desired:
