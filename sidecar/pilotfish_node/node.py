@@ -154,6 +154,9 @@ class Node:
 
     async def _update_gateway(self) -> None:
         """Write routes when they or the replicas in service changed; start Envoy again when it died."""
+        if self._applied is None and any(r.unjudged for r in self._replicas.values()):
+            # The gateway still serves them by its last routes: do not take them out before they were probed.
+            return
         addresses: dict[str, ReplicaAddress] = {}
         for name, replica in self._replicas.items():
             status = replica.status

@@ -60,6 +60,7 @@ class Replica:
         self._dir = places.run / spec.replica
         self._server: Process | None = adopt(self._dir / "server.json")
         self._sidecar: Process | None = adopt(self._dir / "sidecar.json")
+        self._adopted = self._server is not None
         self._channel: grpc.aio.Channel | None = None
         self._probe = Probe()
         self._restarts = 0
@@ -70,6 +71,12 @@ class Replica:
         self._stopping = False
         self._status = ReplicaStatus(spec.replica, spec.deployment, ReplicaState.STARTING, "", spec.revision)
         self._task = asyncio.create_task(self._run(), name=f"replica-{spec.replica}")
+
+    @property
+    def unjudged(self) -> bool:
+        """Tell whether its server was adopted and has passed or failed no probes yet; for 3 s at most."""
+        young = asyncio.get_running_loop().time() - self._started < 3.0
+        return self._adopted and young and self._status.state is ReplicaState.STARTING
 
     @property
     def status(self) -> ReplicaStatus:

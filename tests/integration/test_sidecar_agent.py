@@ -168,6 +168,17 @@ async def test_calls_before_the_first_configuration_wait_and_are_decoded_by_it(b
     await eventually(lambda: sum(r.calls for r in bench.fleet.of("outcomes")) == 400, what="outcomes")
 
 
+async def test_calls_that_wait_are_decoded_without_a_control_plane_once_a_configuration_is_kept(bench: Bench) -> None:
+    config, bench.fleet.config = bench.fleet.config, None
+    agent = await bench.start_agent()
+    caller = bench.caller()
+    caller.serve(50)
+    await eventually(lambda: caller.tap._counters.read().captured == 50)
+    assert config is not None
+    agent.intake.store_config(config)
+    await eventually(lambda: len(bench.fleet.ids()) == 50)
+
+
 async def test_undecodable_calls_are_counted_by_reason_and_captured(bench: Bench) -> None:
     await bench.start_agent()
     caller = bench.caller()
