@@ -39,13 +39,15 @@ def timestamp(at: datetime | None) -> Timestamp | None:
 
 
 def enum_value(kind: EnumDescriptor, word: str | int, path: str = "value") -> int:
-    """Return the number of an enum's word: its full name, the name without prefix, or a symbol such as ">=".
+    """Return the number of an enum's word: its full name, the name without prefix, or a symbol; "" is unset.
 
     Raises:
         InvalidArgument: there is no such word; the message lists them.
     """
     if isinstance(word, int):
         return word
+    if not word:
+        return 0
     names = {v.name: v.number for v in kind.values}
     prefix = next(n for n, number in names.items() if number == 0).removesuffix("UNSPECIFIED")
     text = SYMBOLS.get(word, word).upper().replace("-", "_")

@@ -85,7 +85,9 @@ def _batches(incarnation: int) -> list[fleet.PublishRequest]:
             for i in range(FEATURES)
         ]
         columns.append(
-            pb.Column(name="label", group=pb.COLUMN_GROUP_OUTPUT, datatype="INT64", data=np.zeros(ROWS, np.int64).tobytes())
+            pb.Column(
+                name="label", group=pb.COLUMN_GROUP_OUTPUT, datatype="INT64", data=np.zeros(ROWS, np.int64).tobytes()
+            )
         )
         at = 1_760_000_000_000_000 + first
         batch = pb.PredictionBatch(

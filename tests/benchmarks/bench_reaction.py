@@ -35,7 +35,15 @@ def run() -> Iterator[dict[str, Any]]:
         seconds = asyncio.run(_measure(Path(directory) / "home"))
     for name, q in (("reaction.p50_s", 0.5), ("reaction.p99_s", 0.99)):
         value = round(float(np.quantile(seconds, q)), 4)
-        yield {"figure": name, "value": value, "unit": "s", "peer": None, "peer_value": None, "ratio": None, "n": len(seconds)}
+        yield {
+            "figure": name,
+            "value": value,
+            "unit": "s",
+            "peer": None,
+            "peer_value": None,
+            "ratio": None,
+            "n": len(seconds),
+        }
 
 
 async def _measure(home: Path) -> list[float]:
@@ -98,7 +106,9 @@ async def _episodes(world: World, node: Any, client: AsyncClient) -> list[float]
 
 def _window(deployment: str, offset: int, *, drifted: bool) -> fleet.PublishRequest:
     score = 9.0 if drifted else 0.5
-    feature = pb.FeatureDrift(feature="x", group=pb.COLUMN_GROUP_INPUT, score=score, threshold=4.0, n=200, drifted=drifted)
+    feature = pb.FeatureDrift(
+        feature="x", group=pb.COLUMN_GROUP_INPUT, score=score, threshold=4.0, n=200, drifted=drifted
+    )
     report = fleet.WindowReport(
         window=f"r/1/{offset}", replica="r", deployment=deployment, index=offset, rows=200, profile_id="p",
         verdict=pb.DriftVerdict(

@@ -174,9 +174,7 @@ class FakeNode:
             for name, r in self.replicas.items()
         ]
         gateway = fleet.GatewayStatus(running=True, shared_port=7435, generation=self.generation)
-        state = fleet.NodeState(
-            replicas=statuses, gateway=gateway, cpu_cores=self.cores, memory_mib=self.memory_mib
-        )
+        state = fleet.NodeState(replicas=statuses, gateway=gateway, cpu_cores=self.cores, memory_mib=self.memory_mib)
         await self._call.write(fleet.ConnectRequest(node_state=state))
 
     async def say(self, name: str, state: int, *, reason: str = "", restarts: int = 0, warmed: bool = True) -> None:

@@ -513,7 +513,7 @@ async def test_deployments_are_listed_newest_first_and_filtered(w: World, node: 
     assert await ids(parent="projects/default/endpoints/fraud") == [two.id]
     assert await ids(filter='stage = "development"') == [other.id]
     assert await ids(filter='state = "STOPPED"', show_ended=True) == [one.id]
-    assert await ids(filter="version = 2 AND model = \"fraud\"") == [two.id]
+    assert await ids(filter='version = 2 AND model = "fraud"') == [two.id]
     assert (await refusal(ids(filter="nonsense"))).code == "INVALID_ARGUMENT"
     replicas = (await w.stub.ListReplicas(calls.ListReplicasRequest(parent="fraud"))).replicas
     assert [r.deployment for r in replicas] == [two.id]

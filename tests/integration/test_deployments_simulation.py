@@ -133,9 +133,7 @@ class World:
         ids = itertools.count(1)
         experiments = Experiments()
         self.service = DeploymentService(
-            Neighbours(
-                lambda: self.registry, lambda: self.monitoring, lambda: experiments, lambda p: f"{p}{next(ids)}"
-            )
+            Neighbours(lambda: self.registry, lambda: self.monitoring, lambda: experiments, lambda p: f"{p}{next(ids)}")
         )
         self.reconcilers: list[Reconciler] = [DeploymentReconciler(self.service), RolloutReconciler(self.service)]
         self.node = SimulatedNode()

@@ -84,9 +84,7 @@ class FakeSidecar:
             self.received.append(message)
             if message.WhichOneof("message") == "config":
                 self.configs.append(message.config)
-                ack = fleet.ConfigAck(
-                    version=message.config.version, nonce=message.config.nonce, error=self.refuses
-                )
+                ack = fleet.ConfigAck(version=message.config.version, nonce=message.config.nonce, error=self.refuses)
                 await self.send(config_ack=ack)
 
     async def code(self) -> grpc.StatusCode:
@@ -418,9 +416,7 @@ async def test_a_control_plane_that_stops_says_goodbye_and_the_next_one_goes_on(
         await w.plane.app.stop()
         await node.ended()
         assert node.goodbye
-        async with world(
-            make_control_plane, engine_name, home=settings.home, database=settings.database
-        ) as after:
+        async with world(make_control_plane, engine_name, home=settings.home, database=settings.database) as after:
             found = await after.get("fraud/production")
             assert (found.id, found.state, found.traffic_bp) == (production.id, READY, 10_000)
             again = after.node(incarnation=2)

@@ -183,7 +183,9 @@ async def test_what_a_sidecar_publishes_twice_is_counted_once(
         verdict=pb.DriftVerdict(
             method=judged.method, score=judged.score, threshold=judged.threshold, n=judged.n, drifted=judged.drifted,
             data_score=judged.data_score, scale=1,
-            features=[pb.FeatureDrift(feature="x", group=pb.COLUMN_GROUP_INPUT, score=judged.score, drifted=True, n=200)],
+            features=[
+                pb.FeatureDrift(feature="x", group=pb.COLUMN_GROUP_INPUT, score=judged.score, drifted=True, n=200)
+            ],
         ),
     )  # fmt: skip
     report.start_time.GetCurrentTime()

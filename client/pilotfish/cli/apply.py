@@ -178,7 +178,7 @@ def parse_definitions(documents: list[tuple[str, Spec]]) -> list[Definition]:
             wrong += [Violation(f"{where}: {v.field}", v.description) for v in error.violations]
         found.append(Definition(kind, name.rpartition("/")[2], spec))
     if wrong:
-        raise InvalidArgument(f"{len(wrong)} things are wrong, nothing was changed", violations=wrong)
+        raise InvalidArgument("the definitions cannot be used; nothing was changed", violations=wrong)
     return found
 
 

@@ -72,9 +72,7 @@ class Creation:
                 reason="ENDPOINT_SERVES_OTHER_MODEL",
                 violations=[Violation("endpoint", f"serves {endpoint.model}", "ENDPOINT_SERVES_OTHER_MODEL")],
             )
-        facts = self._facts(
-            tx, endpoint, version, command.stage, command.config, Origin(automation=command.automation)
-        )
+        facts = self._facts(tx, endpoint, version, command.stage, command.config, Origin(automation=command.automation))
         facts = dataclasses.replace(
             facts,
             version=str(version) if version else str(ref),
@@ -122,9 +120,7 @@ class Creation:
         config = _for_stage(source.config, target)
         return self.begin(tx, endpoint, version, target, config, plan or RolloutPlan.default(target), origin)
 
-    def check_promotion(
-        self, tx: Tx, endpoint: Endpoint, source: Deployment, target: Stage, origin: Origin
-    ) -> Version:
+    def check_promotion(self, tx: Tx, endpoint: Endpoint, source: Deployment, target: Stage, origin: Origin) -> Version:
         """Return the version that may be promoted.
 
         Raises:

@@ -108,9 +108,7 @@ class NodeSide:
         )
         return NodeConfig(facts.config_version if facts is not None else 0, specs, self._endpoints(tx))
 
-    def _spec(
-        self, tx: Tx, replica: Replica, deployment: Deployment, versions: dict[str, Version]
-    ) -> ReplicaSpec:
+    def _spec(self, tx: Tx, replica: Replica, deployment: Deployment, versions: dict[str, Version]) -> ReplicaSpec:
         name = deployment.version_name
         if name not in versions:
             versions[name] = self._node_neighbours.registry().get_version(

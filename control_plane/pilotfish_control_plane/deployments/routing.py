@@ -130,8 +130,6 @@ def set_traffic(tx: Tx, endpoint: Endpoint, command: SetTrafficCommand) -> Endpo
         )
     before = routes_json(endpoint)
     shadows = tuple(Shadow(targets[s.deployment].id, s.fraction_bp) for s in command.shadows)
-    changed = put(
-        tx, endpoint, "set by hand", weights=weights, shadows=shadows, sticky_header=command.sticky_header
-    )
+    changed = put(tx, endpoint, "set by hand", weights=weights, shadows=shadows, sticky_header=command.sticky_header)
     tx.audit("SetTraffic", endpoint.name, before, routes_json(changed))
     return changed

@@ -206,9 +206,7 @@ class DeploymentService(Reading, NodeSide):
         merged = dataclasses.replace(deployment.config, **{f: getattr(config, f) for f in fields})
         return self._revise(tx, deployment, merged, etag, "UpdateDeployment")
 
-    def _revise(
-        self, tx: Tx, deployment: Deployment, config: DeploymentConfig, etag: str, method: str
-    ) -> Deployment:
+    def _revise(self, tx: Tx, deployment: Deployment, config: DeploymentConfig, etag: str, method: str) -> Deployment:
         if etag and etag != deployment.etag:
             raise Aborted(
                 f"{deployment.id} changed meanwhile: read it again and repeat",
@@ -250,9 +248,7 @@ class DeploymentService(Reading, NodeSide):
         command = SetTrafficCommand(tuple(weights), tuple(shadows), sticky, etag)
         return routing.set_traffic(tx, self.endpoint(tx, project, endpoint), command)
 
-    def quarantine(
-        self, tx: Tx, endpoint: str, version: int, reason: str, project: str = DEFAULT_PROJECT
-    ) -> Endpoint:
+    def quarantine(self, tx: Tx, endpoint: str, version: int, reason: str, project: str = DEFAULT_PROJECT) -> Endpoint:
         """Stop automation from deploying a version at an endpoint; return the endpoint."""
         found = self.endpoint(tx, project, endpoint)
         self.endings.mark(tx, found, version, reason)

@@ -108,9 +108,7 @@ class FleetRegistry:
         session = Session(hello, self._connections, self._clock.now(), self._clock.monotonic())
         older = self._sessions.get(hello.instance)
         if older is not None:
-            older.end(
-                Aborted(f"another stream of {hello.instance} took over", reason="TAKEN_OVER", retry_after_s=None)
-            )
+            older.end(Aborted(f"another stream of {hello.instance} took over", reason="TAKEN_OVER", retry_after_s=None))
         self._sessions[hello.instance] = session
         if hello.kind is MemberKind.SIDECAR:
             self._by_replica.update(dict.fromkeys(hello.replicas, session))
@@ -364,4 +362,3 @@ def _collect(tx: Tx, deployments: NodeSide, plan: _Plan) -> _Found:
         deployments.bindings(tx, wanted),
         news[-1].version if news else plan.after,
     )
-

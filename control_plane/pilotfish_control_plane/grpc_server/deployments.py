@@ -156,9 +156,7 @@ class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
             if request.validate_only:
                 response.decision.name = ""
             if done.deployment is not None:
-                response.deployment.CopyFrom(
-                    self._deployment(tx, done.deployment, anonymous=request.validate_only)
-                )
+                response.deployment.CopyFrom(self._deployment(tx, done.deployment, anonymous=request.validate_only))
             if done.rollout is not None and not request.validate_only:
                 response.rollout = done.rollout.name
             return response
@@ -417,5 +415,3 @@ def install(core: Core) -> Installed:
         servicers=[(deployment_service_pb2_grpc.add_DeploymentServiceServicer_to_server, servicer)],
         reconcilers=[DeploymentReconciler(service), RolloutReconciler(service), LoadReconciler(neighbours)],
     )
-
-

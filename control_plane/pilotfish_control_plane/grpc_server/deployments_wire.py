@@ -214,20 +214,21 @@ def resources_from(message: pb.Resources, before: Resources | None = None) -> Re
     return Resources(message.cpu_cores or unset.cpu_cores, message.memory_mib or unset.memory_mib)
 
 
-def criteria_from(
-    messages: Sequence[common_pb2.Criterion], field: str = "criteria"
-) -> tuple[Criterion, ...]:
+def criteria_from(messages: Sequence[common_pb2.Criterion], field: str = "criteria") -> tuple[Criterion, ...]:
     """Return the criteria; none at all means the default ones."""
-    return tuple(
-        Criterion(
-            m.metric,
-            _choice(_COMPARISONS, m.comparison, f"{field}[{i}].comparison"),
-            m.bound,
-            m.min_sample or DEFAULT_MIN_SAMPLE,
-            m.against_baseline,
+    return (
+        tuple(
+            Criterion(
+                m.metric,
+                _choice(_COMPARISONS, m.comparison, f"{field}[{i}].comparison"),
+                m.bound,
+                m.min_sample or DEFAULT_MIN_SAMPLE,
+                m.against_baseline,
+            )
+            for i, m in enumerate(messages)
         )
-        for i, m in enumerate(messages)
-    ) or DEFAULT_CRITERIA
+        or DEFAULT_CRITERIA
+    )
 
 
 def plan_from(message: pb.RolloutPlan, stage: Stage) -> RolloutPlan:
@@ -385,8 +386,7 @@ def endpoint_to(
         deployments=[deployment_to(d) for d in deployments],
         automation_paused=endpoint.automation_paused,
         quarantines=[
-            pb.Quarantine(version=q.version, reason=q.reason, create_time=timestamp(q.created))
-            for q in quarantines
+            pb.Quarantine(version=q.version, reason=q.reason, create_time=timestamp(q.created)) for q in quarantines
         ],
         create_time=timestamp(endpoint.created),
         etag=endpoint.etag,
@@ -460,6 +460,4 @@ def rollout_to(rollout: Rollout, decisions: Sequence[Decision]) -> pb.Rollout:
 
 def readiness_to(checks: Iterable[ReadinessCheck]) -> list[pb.ReadinessCheck]:
     """Return readiness checks."""
-    return [
-        pb.ReadinessCheck(check=c.check, passed=c.passed, explanation=c.explanation) for c in checks
-    ]
+    return [pb.ReadinessCheck(check=c.check, passed=c.passed, explanation=c.explanation) for c in checks]

@@ -209,5 +209,3 @@ def install(core: Core) -> Installed:
         reconcilers=[FleetReconciler(deployments)],
         background=[fleet],
     )
-
-

@@ -310,9 +310,7 @@ def firings_in(conn: Connection, states: Sequence[FiringState]) -> list[Firing]:
 
 def lapse_suspected(conn: Connection, project: str, rule_id: str, reason: str, now: datetime) -> None:
     """End the firings of a rule that are only suspected."""
-    key = and_(
-        firings.c.project == project, firings.c.rule == rule_id, firings.c.state == FiringState.SUSPECTED.value
-    )
+    key = and_(firings.c.project == project, firings.c.rule == rule_id, firings.c.state == FiringState.SUSPECTED.value)
     conn.execute(update(firings).where(key).values(state=FiringState.LAPSED.value, state_reason=reason, ended=now))
 
 

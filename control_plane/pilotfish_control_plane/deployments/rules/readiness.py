@@ -144,9 +144,7 @@ def _resources_fit(facts: ReadinessFacts) -> ReadinessCheck:
 def _stage_order(facts: ReadinessFacts) -> ReadinessCheck:
     name = "stage_order"
     if facts.stage is Stage.PRODUCTION and facts.production and not facts.promotion:
-        text = (
-            f"the endpoint has a production deployment ({facts.production}): deploy to staging or canary and promote"
-        )
+        text = f"the endpoint has a production deployment ({facts.production}): deploy to staging or canary and promote"
         return ReadinessCheck(name, False, text)
     if facts.stage is Stage.CANARY and not facts.production:
         return ReadinessCheck(name, True, "there is no production to share with: the canary takes all live traffic")
