@@ -79,7 +79,7 @@ def _run_and_kill(path: Path, seed: int, life_s: float) -> int:
 @pytest.mark.timeout(400)  # seconds when alone; many kills on a busy machine take longer
 def test_no_kill_loses_or_doubles_an_acknowledged_row(tmp_path: Path) -> None:
     seed = int(os.environ.get("SEED") or random.randrange(2**32))
-    print(f"seed {seed}, kills {KILLS}")  # noqa: T201  # shown when the test fails
+    print(f"seed {seed}, kills {KILLS}")  # shown when the test fails
     rng = random.Random(seed)
     acknowledged = 0
     for kill in range(KILLS):

@@ -162,4 +162,4 @@ async def test_a_registration_killed_at_any_point_is_whole_or_absent_and_its_rep
         assert [v.id for v in await check_whole(client, killable, request.model)] == [again.version.id]
         await check_empty(killable)
     await channel.close()
-    print(f"{engine_name}: killed before {[f'{p} {passed[p - 1]}' for p in points]} of {len(passed)} points")  # noqa: T201
+    print(f"{engine_name}: killed before {[f'{p} {passed[p - 1]}' for p in points]} of {len(passed)} points")

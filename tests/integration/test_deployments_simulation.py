@@ -471,13 +471,13 @@ def test_no_history_breaks_a_promise_and_every_one_calms_down(
     database: Database, clock: FakeClock, engine_name: str
 ) -> None:
     seed = int(os.environ.get("PILOTFISH_SEED", random.randrange(2**32)))
-    print(f"seed {seed}")  # noqa: T201  # shown when the test fails
+    print(f"seed {seed}")  # shown when the test fails
     world = World(database, clock, seed)
     try:
         run_history(world, STEPS if engine_name == "sqlite" else STEPS // 4)
         calm_down(world)
     except BaseException:
-        print("\n".join([*world.log[-40:], *world.events()]))  # noqa: T201  # shown when the test fails
+        print("\n".join([*world.log[-40:], *world.events()]))  # shown when the test fails
         raise
     assert world.done > 100
     standing = database.read_sync(lambda tx: world.service.live_everywhere(tx))

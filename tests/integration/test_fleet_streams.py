@@ -233,7 +233,7 @@ async def test_a_change_of_traffic_reaches_the_node_within_50_ms(w: World, node:
                 await asyncio.sleep(0.001)
         taken.append(time.perf_counter() - committed)
     median_ms = sorted(taken)[5] * 1000
-    print(f"median {median_ms:.1f} ms, worst {max(taken) * 1000:.1f} ms")  # noqa: T201  # shown when the test fails
+    print(f"median {median_ms:.1f} ms, worst {max(taken) * 1000:.1f} ms")  # shown when the test fails
     assert median_ms <= 50
 
 

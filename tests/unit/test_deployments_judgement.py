@@ -104,7 +104,7 @@ def test_the_judgement_names_its_evidence_once() -> None:
 
 def test_random_judgements_agree_with_a_plain_reading_of_the_words() -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201  # shown when the test fails
+    print(f"seed {seed}")  # shown when the test fails
     generator = random.Random(seed)
     compare = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
     for _ in range(2000):

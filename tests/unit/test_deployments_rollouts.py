@@ -212,7 +212,7 @@ class History:
 
 def test_random_histories_keep_every_promise() -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201  # shown when the test fails
+    print(f"seed {seed}")  # shown when the test fails
     generator = random.Random(seed)
     ended = dict.fromkeys(State, 0)
     for _ in range(600):

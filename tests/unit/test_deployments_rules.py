@@ -114,7 +114,7 @@ def test_who_leaves_gives_its_share_to_the_heir_or_to_the_others_in_proportion()
 
 def test_weights_sum_to_everything_or_nothing_whatever_leaves() -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201  # shown when the test fails
+    print(f"seed {seed}")  # shown when the test fails
     generator = random.Random(seed)
     for _ in range(2000):
         names = [f"d{i}" for i in range(generator.randint(1, 7))]

@@ -83,7 +83,7 @@ def test_queries_agree_with_a_plain_account_of_random_rows(
     # In every other round the repeats soon are too many to be kept, and are searched in the parts instead.
     monkeypatch.setattr(id_index, "MOST_KEYS", 10**6 if round_ % 2 else 20)
     seed = int(os.environ.get("SEED") or random.randrange(2**32))
-    print(f"seed {seed}")  # noqa: T201  # shown when the test fails
+    print(f"seed {seed}")  # shown when the test fails
     rng = random.Random(seed)
     calls: list[Row] = []
     facts: list[Truth] = []

@@ -186,7 +186,7 @@ def test_a_flipped_bit_in_an_acknowledged_record_is_found_kept_aside_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, rolled_by_hand: bool
 ) -> None:
     seed = int(os.environ.get("SEED") or random.randrange(2**32))
-    print(f"seed {seed}")  # noqa: T201  # shown when the test fails
+    print(f"seed {seed}")  # shown when the test fails
     rng = random.Random(seed)
     base = tmp_path / "base"
     ends = []
