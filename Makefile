@@ -29,6 +29,9 @@ demo: setup  ## the whole life of a model, live, in under four minutes (DATA_SEE
 test: setup  ## all hermetic tests (unit, integration, fault, contract)
 	$(BIN)/python -m pytest tests/unit tests/contract tests/integration tests/fault
 
+test-again: setup  ## only the tests that failed last time
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none tests/unit tests/contract tests/integration tests/fault
+
 test-peers: setup  ## tests against foreign programs; installs them and fails when one is missing
 	$(BIN)/python -m pytest tests/peers
 

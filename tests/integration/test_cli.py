@@ -80,7 +80,8 @@ async def test_a_version_is_registered_deployed_judged_promoted_and_rolled_back(
     always = ("-c", "prediction_count>=0:1")
     verdict = await shell.json("promote", "fraud/staging", "--to", "production", *always, "--dry-run")
     assert (
-        verdict["promoted"] is False and verdict["decision"]["verdicts"][0]["criterion"]["metric"] == "prediction_count"
+        verdict["decision"]["verdict"] == "pass"
+        and verdict["decision"]["verdicts"][0]["criterion"]["metric"] == "prediction_count"
     )
     status = await shell.json("status", code=0)
     assert {(d["stage"], d["version"]) for d in status["endpoints"][0]["deployments"]} == {

@@ -44,7 +44,7 @@ def get(
     cli = Cli.of(ctx)
     wanted = find_kind(kind)
     with cli.client() as client:
-        if name and not (wanted.is_parent(name) and kind != wanted.singular):
+        if name and not (wanted.is_parent(name) ):
             record = plain(wanted.one(client, name))
             record = record.get("run", record)
             cli.out.one(record, lambda: cli.out.table([record], wanted.columns(cli.out.now)), name_of(record))
