@@ -202,7 +202,8 @@ def _clean_id(text: str) -> str:
 
 @lru_cache(maxsize=8192)
 def _clean_name(text: str) -> str:
-    name = _clean(text).replace("\0", "\N{REPLACEMENT CHARACTER}") or "unnamed"
+    # Printable, as profiles and the prediction log want names.
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in _clean(text)) or "unnamed"
     if len(name) <= MAX_NAME_CHARACTERS - 8:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]

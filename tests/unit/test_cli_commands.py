@@ -191,6 +191,28 @@ def test_a_name_after_a_plural_is_the_parent_and_after_a_singular_the_thing(worl
     assert [name for name, _, _ in world.client.models.calls] == ["versions", "version", "version"]
 
 
+def test_a_name_that_is_no_parent_may_be_one_of_the_kind(world: World) -> None:
+    job = build(training_pb2.Job, {"name": "projects/default/pipelines/p/jobs/j1", "pipeline": "p"})
+
+    def find(name: str) -> Any:
+        if name != "j1":
+            raise NotFound(f"there is no job {name}")
+        return job
+
+    world.client.pipelines.answers |= {"jobs": NotFound("there is no pipeline"), "job": find}
+    assert world.run("get", "jobs", "j1", "-o", "name").stdout == "projects/default/pipelines/p/jobs/j1\n"
+    missing = world.run("get", "jobs", "j2")
+    assert missing.exit_code == 1 and "there is no pipeline" in missing.stderr
+    replica = build(deploy_pb.Replica, {"name": f"{deployment().name}/replicas/r1", "id": "r1"})
+    world.client.deployments.answers |= {
+        "get": deployment(),
+        "replicas": [replica],
+        "list": [deployment(replicas=[replica])],
+    }
+    assert len(json.loads(world.run("get", "replicas", "fraud/staging", "-o", "json").stdout)) == 1
+    assert json.loads(world.run("get", "replica", "r1", "-o", "json").stdout)["id"] == "r1"
+
+
 def test_a_register_tells_facts_as_the_contract_has_them(world: World, tmp_path: Path) -> None:
     world.client.models.answers["register"] = version(artifact_size_bytes=2048)
     result = world.run(

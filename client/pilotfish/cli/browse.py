@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pilotfish.cli.context import Cli, plain
 from pilotfish.cli.detail import show_record
-from pilotfish.cli.kinds import Question, find_kind, name_of
+from pilotfish.cli.kinds import Kind, Question, find_kind, name_of
 from pilotfish.cli.output import Output, Record
 from pilotfish.cli.retirement import show_plan
 from pilotfish.cli.rollouts import show_rollout
 from pilotfish.cli.training import show_job
 from pilotfish.errors import NotFound
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from pilotfish import Client
 
 __all__ = ["install"]
 
@@ -44,15 +49,30 @@ def get(
     cli = Cli.of(ctx)
     wanted = find_kind(kind)
     with cli.client() as client:
-        if name and not (wanted.is_parent(name) ):
+        if name and not (wanted.is_parent(name) and kind != wanted.singular):
             record = plain(wanted.one(client, name))
             record = record.get("run", record)
             cli.out.one(record, lambda: cli.out.table([record], wanted.columns(cli.out.now)), name_of(record))
             return
-        rows = [plain(m) for m in wanted.rows(client, Question(name, filter, everything))]
+        try:
+            rows = [plain(m) for m in wanted.rows(client, Question(name, filter, everything))]
+        except NotFound:
+            # No parent is called so; perhaps one of the kind itself is, such as a job by its id.
+            if not name:
+                raise
+            rows = [plain(m) for m in [_one(client, wanted, name)] if m is not None]
+            if not rows:
+                raise
     within = f" of {name}" if name else ""
     none = f"no {wanted.plural}{within}" + ("" if everything or filter else _also(wanted.plural))
     cli.out.records(rows, wanted.columns(cli.out.now), name_of, none=none)
+
+
+def _one(client: Client, kind: Kind, name: str) -> Message | None:
+    try:
+        return kind.one(client, name)
+    except NotFound:
+        return None
 
 
 def _also(plural: str) -> str:
@@ -87,9 +107,8 @@ def _show(out: Output, kind: str, record: Record) -> None:
         show_record(out, kind, record)
 
 
-# Any: the client, which is imported late.
-def _metrics(client: object, name: str) -> list[Record]:
+def _metrics(client: Client, name: str) -> list[Record]:
     try:
-        return [plain(m) for m in client.monitoring.metrics(name)]  # type: ignore[attr-defined]  # as above
+        return [plain(m) for m in client.monitoring.metrics(name)]
     except NotFound:
         return []

@@ -87,7 +87,7 @@ def is_column_name(name: object) -> bool:
 
 
 def _array(column: npt.ArrayLike) -> npt.NDArray[Any]:
-    if isinstance(column, np.ma.MaskedArray):
+    if type(column) is not np.ndarray and isinstance(column, np.ma.MaskedArray):
         return np.array([*column.tolist(), None], dtype=object)[:-1]
     try:
         return np.asarray(column)

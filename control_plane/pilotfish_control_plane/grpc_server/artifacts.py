@@ -35,8 +35,11 @@ log = logging.getLogger(__name__)
 SAVE_BYTES = 32 * 1024 * 1024
 """Bytes of one stream after which they are forced to the disk and recorded, so that a crash repeats little."""
 
-COLLECT_S = 300.0
-"""Seconds between two collections."""
+EXPIRE_S = 300.0
+"""Seconds between two looks for expired uploads."""
+
+COLLECT_EVERY = 12
+"""Looks after which the whole store is compared with the rows; crashes are cleaned up at the start anyway."""
 
 
 def upload_to_wire(upload: Upload) -> pb.Upload:
@@ -176,9 +179,9 @@ class ArtifactServicer(pb_grpc.ArtifactServiceServicer):
 
 
 class Collector:
-    """Removes expired uploads and what interrupted registrations have left, at the start and every few minutes."""
+    """Removes expired uploads every few minutes, and what interrupted registrations have left at the start and hourly."""
 
-    def __init__(self, db: Database, service: ArtifactService, every_s: float = COLLECT_S) -> None:
+    def __init__(self, db: Database, service: ArtifactService, every_s: float = EXPIRE_S) -> None:
         """Collect for `service`."""
         self._db = db
         self._service = service
@@ -186,17 +189,23 @@ class Collector:
 
     async def run(self) -> None:
         """Collect until cancelled."""
+        looks = 0
         while True:
             try:
-                await self.collect()
+                await (self.expire() if looks % COLLECT_EVERY else self.collect())
+                looks += 1
             except Exception:
                 log.exception("collecting abandoned artifacts failed; it is tried again")
             await asyncio.sleep(self._every_s)
 
-    async def collect(self) -> list[str]:
-        """Collect once and return what was removed."""
+    async def expire(self) -> None:
+        """Remove the uploads whose time is over."""
         for upload_id in await self._db.write(self._service.expire_uploads):
             await asyncio.to_thread(self._service.discard_upload, upload_id)
+
+    async def collect(self) -> list[str]:
+        """Remove expired uploads and everything that no row claims; return the latter."""
+        await self.expire()
         found = await asyncio.to_thread(self._service.unclaimed)
         directories = await asyncio.to_thread(self._service.upload_directories)
         claimed = await self._db.read(self._service.claimed)
