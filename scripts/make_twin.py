@@ -24,6 +24,7 @@ TEXT = (
     ("pilotfish.aio", "pilotfish.blocking"),
     ("grpc.aio.Channel", "grpc.Channel"),
     ("grpc.aio.insecure_channel", "grpc.insecure_channel"),
+    ("grpc.aio.secure_channel", "grpc.secure_channel"),
     ("import grpc.aio\n", ""),
     ("async with AsyncClient()", "with Client()"),
     ("await client.", "client."),

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pilotfish.errors import Unauthenticated
+from pilotfish.errors import InvalidArgument, Unauthenticated, Violation
 
 __all__ = ["CHANNEL_OPTIONS", "Connection", "default_home", "find_connection"]
 
@@ -49,12 +49,48 @@ CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An address host:port and the bearer token; the gateway's address where it is known."""
+    """How the control plane is reached.
+
+    Attributes:
+        address: host:port.
+        token: the bearer token.
+        gateway: the gateway's address where it is known.
+        home: the home on this machine.
+        ca_file: PEM file with the authority that signed the server's certificate; None: no TLS.
+        cert_file: PEM file with the caller's own certificate, for mutual TLS.
+        key_file: PEM file with its key.
+    """
 
     address: str
     token: str
     gateway: str = ""
     home: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def certificates(self) -> tuple[bytes, bytes | None, bytes | None] | None:
+        """Return the authority, the key and the certificate as they are in their files; None: no TLS.
+
+        Raises:
+            InvalidArgument: a file cannot be read; names each.
+        """
+        if self.ca_file is None:
+            return None
+        found: list[bytes | None] = []
+        wrong = []
+        for name in ("ca_file", "key_file", "cert_file"):
+            path: Path | None = getattr(self, name)
+            try:
+                found.append(path.read_bytes() if path is not None else None)
+            except OSError as error:
+                wrong.append(Violation(name, f"{path}: {error.strerror}"))
+        if (self.cert_file is None) != (self.key_file is None):
+            wrong.append(Violation("cert_file", "set both cert_file and key_file, or neither"))
+        if wrong:
+            raise InvalidArgument("the certificates cannot be used", violations=wrong)
+        authority, key, own = found
+        return authority or b"", key, own
 
 
 def default_home() -> Path:
@@ -75,7 +111,13 @@ def _json(path: Path) -> dict[str, object]:
 
 
 def find_connection(
-    address: str | None = None, token: str | None = None, *, home: str | Path | None = None
+    address: str | None = None,
+    token: str | None = None,
+    *,
+    home: str | Path | None = None,
+    ca_file: str | Path | None = None,
+    cert_file: str | Path | None = None,
+    key_file: str | Path | None = None,
 ) -> Connection:
     """Return how to reach the control plane.
 
@@ -83,6 +125,9 @@ def find_connection(
         address: host:port; None: PILOTFISH_ADDRESS, then what runs in the home, then 127.0.0.1:7433.
         token: bearer token; None: PILOTFISH_TOKEN, then the home's token file.
         home: PILOTFISH_HOME of a control plane on this machine.
+        ca_file: PEM file of the server's authority; None: PILOTFISH_CA_FILE, then no TLS.
+        cert_file: PEM file of the caller's certificate; None: PILOTFISH_CERT_FILE.
+        key_file: PEM file of its key; None: PILOTFISH_KEY_FILE.
 
     Raises:
         Unauthenticated: there is no token anywhere.
@@ -105,4 +150,7 @@ def find_connection(
             ) from error
     ports = _json(base / "nodes" / "local" / "gateway" / "ports.json")
     gateway = f"127.0.0.1:{ports['shared']}" if ports.get("shared") else ""
-    return Connection(address or DEFAULT_ADDRESS, token, gateway, base)
+    files = {"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file}
+    given = {name: path or os.environ.get(f"PILOTFISH_{name.upper()}") for name, path in files.items()}
+    paths = {name: Path(path).expanduser() if path else None for name, path in given.items()}
+    return Connection(address or DEFAULT_ADDRESS, token, gateway, base, **paths)

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from pilotfish import errors
+from pilotfish.connection import find_connection
 from pilotfish.frames import to_pandas
 from tests.registry_models import bare_files, whole_files
 
@@ -242,6 +243,40 @@ async def test_nobody_there_is_said_in_words_of_our_own(kind: str) -> None:
     with pytest.raises(errors.Unavailable):
         await asyncio.to_thread(lambda: list(client.events.watch(timeout_s=2.0)))
     await asyncio.to_thread(client.close)
+
+
+TLS = Path(__file__).resolve().parents[1] / "data" / "tls"
+
+
+@pytest.mark.ledger("G3")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_control_plane_with_mutual_tls_answers_only_whom_its_authority_knows(
+    kind: str, make_control_plane: MakeControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = {"tls_cert": str(TLS / "server.pem"), "tls_key": str(TLS / "server.key")}
+    plane = await make_control_plane(**server, tls_client_ca=str(TLS / "ca.pem"))
+    whole = {"ca_file": TLS / "ca.pem", "cert_file": TLS / "client.pem", "key_file": TLS / "client.key"}
+    known = make_client(kind, plane.address, plane.token, **whole)
+    assert (await asyncio.to_thread(known.access.whoami)).principal == "admin"
+    await asyncio.to_thread(known.close)
+    for files in ({}, {"ca_file": TLS / "ca.pem"}, {**whole, "ca_file": TLS / "client.pem"}):
+        stranger = make_client(kind, plane.address, plane.token, timeout_s=3.0, **files)
+        with pytest.raises((errors.Unavailable, errors.DeadlineExceeded)):
+            await asyncio.to_thread(stranger.access.whoami)
+        await asyncio.to_thread(stranger.close)
+    for name, path in whole.items():
+        monkeypatch.setenv(f"PILOTFISH_{name.upper()}", str(path))
+    by_environment = make_client(kind, plane.address, plane.token)
+    assert (await asyncio.to_thread(by_environment.access.whoami)).principal == "admin"
+    await asyncio.to_thread(by_environment.close)
+
+
+def test_certificates_that_cannot_be_used_are_all_named(tmp_path: Path) -> None:
+    connection = find_connection("h:1", "t", ca_file=tmp_path / "none.pem", key_file=tmp_path / "none.key")
+    with pytest.raises(errors.InvalidArgument) as caught:
+        connection.certificates()
+    assert [v.field for v in caught.value.violations] == ["ca_file", "key_file", "cert_file"]
+    assert find_connection("h:1", "t").certificates() is None
 
 
 @pytest.mark.ledger("G4")

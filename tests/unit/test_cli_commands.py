@@ -41,7 +41,7 @@ __all__ = ["world"]  # the fixture
         (NotFound("there is no retirement plan x"), 1, "pilotfish get retirements"),
         (AlreadyExists("taken"), 1, "choose another name"),
         (InvalidArgument("bad"), 2, "pilotfish get --help"),
-        (FailedPrecondition("the state forbids it"), 5, ""),
+        (FailedPrecondition("the state forbids it"), 5, "pilotfish status"),
         (PermissionDenied("too low"), 5, "token create"),
         (Unauthenticated("no token"), 1, "PILOTFISH_TOKEN"),
         (Unavailable("down"), 1, "pilotfish up"),
@@ -299,9 +299,17 @@ def test_the_text_of_a_token_is_all_that_stdout_gets(world: World) -> None:
     assert world.client.access.calls[0][1:] == (("ci", "deployer"), {"lifetime_s": 7_776_000.0})
 
 
+def test_a_file_that_cannot_be_used_is_told_without_a_traceback(world: World) -> None:
+    world.client.models.answers["download"] = PermissionError(13, "Permission denied", "/root/x")
+    result = world.run("download", "m@1", "/root/x")
+    assert result.exit_code == 1 and "✗ /root/x: Permission denied" in result.stderr
+
+
 def test_options_reach_the_client(world: World) -> None:
     world.client.models.answers["list"] = []
     world.run("get", "models", "--address", "h:1", "--token", "t", "--project", "p", "--home", "/tmp/x", "-o", "json")
+    world.run("get", "models", "--ca-file", "ca.pem", "--cert-file=c.pem", "--key-file", "k.pem")
+    assert [str(p) for p in (world.asked[1][0].ca_file, world.asked[1][0].cert_file)] == ["ca.pem", "c.pem"]
     cli, _ = world.asked[0]
     assert (cli.address, cli.token, cli.project, str(cli.home)) == ("h:1", "t", "p", "/tmp/x")
 

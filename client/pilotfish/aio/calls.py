@@ -30,7 +30,12 @@ class Calls:
     def channel(self) -> grpc.aio.Channel:
         """Return the channel; the first use opens it."""
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.connection.address, options=CHANNEL_OPTIONS)
+            address, files = self.connection.address, self.connection.certificates()
+            if files is None:
+                self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            else:
+                credentials = grpc.ssl_channel_credentials(*files)
+                self._channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
         return self._channel
 
     # Any: generated stubs and their messages.

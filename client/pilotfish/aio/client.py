@@ -33,6 +33,9 @@ class AsyncClient:
         home: PILOTFISH_HOME of a control plane on this machine.
         project: project of everything that is named without one.
         timeout_s: seconds for each call that sets none.
+        ca_file: PEM file of the authority that signed the server's certificate; None: PILOTFISH_CA_FILE, then no TLS.
+        cert_file: PEM file of the caller's own certificate, for mutual TLS; None: PILOTFISH_CERT_FILE.
+        key_file: PEM file of its key; None: PILOTFISH_KEY_FILE.
 
     Errors are the exceptions of `pilotfish.errors`; grpc's never reach the caller.
     """
@@ -45,9 +48,14 @@ class AsyncClient:
         home: str | Path | None = None,
         project: str = "default",
         timeout_s: float = 30.0,
+        ca_file: str | Path | None = None,
+        cert_file: str | Path | None = None,
+        key_file: str | Path | None = None,
     ) -> None:
         """Find the control plane; nothing is opened before the first call."""
-        self.connection = find_connection(address, token, home=home)
+        self.connection = find_connection(
+            address, token, home=home, ca_file=ca_file, cert_file=cert_file, key_file=key_file
+        )
         self.project = project
         self._home = home
         self._calls = Calls(self.connection, timeout_s=timeout_s)

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["GLOBAL_OPTIONS", "Cli", "hoist", "plain"]
 
 # Global options that take a value; they may stand anywhere on the command line.
-GLOBAL_OPTIONS = ("--address", "--token", "--home", "--project", "--output", "-o")
+GLOBAL_OPTIONS = (
+    "--address",
+    "--token",
+    "--home",
+    "--project",
+    "--ca-file",
+    "--cert-file",
+    "--key-file",
+    "--output",
+    "-o",
+)
 SHORT_FORMS = tuple(f"-o{form}" for form in FORMATS)
 
 
@@ -35,6 +45,9 @@ class Cli:
     token: str | None = None
     home: Path | None = None
     project: str = "default"
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
     out: Output = field(default_factory=Output)
     command: str = ""
 
@@ -70,7 +83,16 @@ def connect(cli: Cli, *, timeout_s: float) -> Client:
     """Return a client for the options of a command."""
     from pilotfish.blocking.client import Client
 
-    return Client(cli.address, cli.token, home=cli.home, project=cli.project, timeout_s=timeout_s)
+    return Client(
+        cli.address,
+        cli.token,
+        home=cli.home,
+        project=cli.project,
+        timeout_s=timeout_s,
+        ca_file=cli.ca_file,
+        cert_file=cli.cert_file,
+        key_file=cli.key_file,
+    )
 
 
 # Any: plain values.

@@ -136,7 +136,7 @@ def _ports(home: Path) -> Iterator[Finding]:
             except OSError:
                 free = False
         found = "free" if free else "taken by another program"
-        yield Finding("Ports", f"127.0.0.1:{port}", free, found, f"pilotfish up {name} 0   takes any free one")
+        yield Finding("Ports", f"127.0.0.1:{port}", free or None, found, f"pilotfish up {name} 0   takes any free one")
 
 
 def _running(cli: Cli, home: Path) -> Iterator[Finding]:

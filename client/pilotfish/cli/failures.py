@@ -33,6 +33,20 @@ CODES: dict[type[PilotfishError], int] = {
     InvalidArgument: USAGE,
 }
 
+# What helps when the state forbids a command.
+AFTER_REFUSAL = {
+    "register": "mend the artifact and repeat; --dry-run validates and registers nothing",
+    "deploy": "pilotfish deploy … --dry-run     shows every check",
+    "promote": "pilotfish get deployments",
+    "rollback": "pilotfish get deployments --all",
+    "stop": "take its traffic away first: pilotfish traffic …, or --force",
+    "train": "pilotfish get jobs",
+    "job retry": "pilotfish get jobs",
+    "job cancel": "pilotfish get jobs",
+    "apply": "pilotfish describe KIND NAME",
+    "retire": "pilotfish get retirements",
+}
+
 # How messages call a resource → how `pilotfish get` lists it.
 KINDS = {
     "model": "models",
@@ -99,6 +113,8 @@ def next_steps(error: PilotfishError, command: str, address: str = "") -> list[s
         return [f"the control plane's log has it under request id {error.request_id or '(none)'}"]
     if isinstance(error, InvalidArgument) and command:
         return [f"pilotfish {command} --help"]
+    if isinstance(error, FailedPrecondition):
+        return [AFTER_REFUSAL.get(command, "pilotfish status")]
     return []
 
 

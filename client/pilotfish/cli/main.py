@@ -59,6 +59,12 @@ class Root(TyperGroup):
             return super().invoke(ctx)
         except PilotfishError as error:
             raise typer.Exit(_report(error, ctx.obj)) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # A file or directory of the caller's: what the system says of it is all there is to say.
+            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            raise typer.Exit(_report(PilotfishError(what), ctx.obj)) from None
 
 
 app = typer.Typer(
@@ -95,6 +101,13 @@ def options(
     project: Annotated[
         str, typer.Option(help="Of what is named without one.", envvar="PILOTFISH_PROJECT", metavar="NAME")
     ] = "default",
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Authority of the server's certificate. (env PILOTFISH_CA_FILE)", metavar="FILE")
+    ] = None,
+    cert_file: Annotated[
+        Path | None, typer.Option(help="Your certificate, for mutual TLS. (env PILOTFISH_CERT_FILE)", metavar="FILE")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help="Its key. (env PILOTFISH_KEY_FILE)", metavar="FILE")] = None,
     output: Annotated[
         str,
         typer.Option("-o", "--output", help="table, json, yaml or name.", envvar="PILOTFISH_OUTPUT", metavar="FORM"),
@@ -106,7 +119,8 @@ def options(
     """Machine-learning models in production: register, deploy, observe, detect, retrain, promote, retire."""
     if output not in FORMATS:
         raise typer.BadParameter(f"{output!r} is not one of {', '.join(FORMATS)}", param_hint="--output")
-    ctx.obj = Cli(address, token, home.expanduser() if home else None, project, Output(output))
+    home = home.expanduser() if home else None
+    ctx.obj = Cli(address, token, home, project, ca_file, cert_file, key_file, Output(output))
 
 
 for group in (up, status, doctor, browse, registry, delivery, rollouts, training, monitoring, automation, retirement):

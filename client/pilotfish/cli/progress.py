@@ -82,7 +82,7 @@ def follow_deployment(out: Output, client: Client, record: Record, timeout_s: fl
             reason = f"  [dim]{escape(why)}[/]" if why else ""
             shown.step(f"[{state_style(state)}]{state_glyph(state)} {state:<9}[/]{reason}")
             shown.now(f"[{state_style(state)}]{state}[/]  [dim]{record['ready_replicas']}/{len(record['replicas'])}[/]")
-            if state == "ready":
+            if state in ("ready", "degraded"):
                 return record, shown.seconds
             if state in ("failed", "stopped", "draining"):
                 break

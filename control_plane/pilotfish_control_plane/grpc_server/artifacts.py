@@ -179,7 +179,7 @@ class ArtifactServicer(pb_grpc.ArtifactServiceServicer):
 
 
 class Collector:
-    """Removes expired uploads every few minutes, and what interrupted registrations have left at the start and hourly."""
+    """Removes expired uploads every few minutes, and what interrupted registrations left at the start and hourly."""
 
     def __init__(self, db: Database, service: ArtifactService, every_s: float = EXPIRE_S) -> None:
         """Collect for `service`."""
