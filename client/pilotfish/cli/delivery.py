@@ -82,7 +82,7 @@ Criteria = Annotated[
     typer.Option("--criterion", "-c", help="METRIC<=BOUND[:MIN_SAMPLE], such as 'error_ratio<=0.01:100'; repeatable."),
 ]
 Steps = Annotated[str, typer.Option(help="Canary steps PERCENT[:SECONDS],…, such as 5,25:600,50.")]
-MaxWait = Annotated[float, typer.Option(help="Seconds a step may wait for evidence.")]
+MaxWait = Annotated[float, typer.Option(help="Seconds a step may wait for evidence.", show_default=False)]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait until it serves.")]
 
 
@@ -94,8 +94,8 @@ def deploy(
     ] = "staging",
     endpoint: Annotated[str, typer.Option(help="Endpoint; unset: the model's name. Created when it is new.")] = "",
     replicas: Annotated[int | None, typer.Option(help="Copies to run.")] = None,
-    cpu: Annotated[float, typer.Option(help="CPU cores per replica.")] = 0.0,
-    memory: Annotated[int, typer.Option(help="MiB of memory per replica.")] = 0,
+    cpu: Annotated[float, typer.Option(help="CPU cores per replica.", show_default=False)] = 0.0,
+    memory: Annotated[int, typer.Option(help="MiB of memory per replica.", show_default=False)] = 0,
     config: Annotated[Path | None, typer.Option(help="YAML or JSON file with the whole configuration.")] = None,
     steps: Steps = "",
     criterion: Criteria = None,
@@ -253,8 +253,8 @@ def scale(
     ctx: typer.Context,
     deployment: Annotated[str, typer.Argument(help=DEPLOYMENT_HELP)],
     replicas: Annotated[int | None, typer.Option(help="Copies to run.")] = None,
-    cpu: Annotated[float, typer.Option(help="CPU cores per replica.")] = 0.0,
-    memory: Annotated[int, typer.Option(help="MiB of memory per replica.")] = 0,
+    cpu: Annotated[float, typer.Option(help="CPU cores per replica.", show_default=False)] = 0.0,
+    memory: Annotated[int, typer.Option(help="MiB of memory per replica.", show_default=False)] = 0,
 ) -> None:
     """Change how many replicas a deployment has, and what each may use."""
     cli = Cli.of(ctx)
