@@ -52,7 +52,7 @@ def rows(n: int, shift: float = 0.0, seed: int = SEED) -> tuple[dict[str, Any], 
     return {"x": rng.normal(size=n) + shift, "y": rng.normal(size=n)}, rng.integers(0, 2, n)
 
 
-@pytest.mark.ledger("E2", "E3")
+@pytest.mark.ledger("E2", "E3", "G6")
 async def test_rows_and_late_truths_are_joined_by_id(served: tuple[World, AsyncClient, dep.Deployment]) -> None:
     world, client, deployment = served
     inputs, labels = rows(50)
