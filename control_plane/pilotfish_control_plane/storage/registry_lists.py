@@ -164,7 +164,8 @@ def _scope(conn: Connection, project: str, model: str, any_tags: Sequence[tuple[
             has_one = select(version_tags.c.version).where(
                 version_tags.c.version == versions.c.id, _any_tag(version_tags, any_tags)
             )
-            return [*conditions, has_one.exists()]
+            # Not EXISTS: PostgreSQL would turn that into a join over all tags before it looks for a page's rows.
+            return [*conditions, has_one.limit(1).scalar_subquery().is_not(None)]
     return [versions.c.id.in_(list(ids))]
 
 
