@@ -31,6 +31,7 @@ from pilotfish_control_plane.monitoring.service import DEFAULT_SPAN, MonitoringS
 from pilotfish_control_plane.names import DEFAULT_PROJECT, EndpointName
 from pilotfish_control_plane.prediction_log import PredictionLog
 from pilotfish_control_plane.registry.service import RegistryService
+from pilotfish_control_plane.storage import alerts as alert_rows
 from pilotfish_control_plane.storage import monitoring as rows
 from pilotfish_control_plane.storage.filter_sql import Kind, Scalar
 from pilotfish_control_plane.storage.paging import Listing, PageRequest, fetch_page
@@ -41,7 +42,7 @@ __all__ = ["MonitoringServicer", "install"]
 REPORT_SPAN = timedelta(days=7)
 EXPORT_ROWS = 2000
 
-_ALERTS = rows.alerts.c
+_ALERTS = alert_rows.alerts.c
 ALERT_LISTING = Listing(
     key=Scalar(_ALERTS.number, Kind.NUMBER),
     fields={
@@ -178,7 +179,7 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
             deployments=deployments,
             metrics=[self._service.metrics(tx, d, start, end) for d in deployments],
             verdicts=rows.verdicts_between(tx.conn, ids, start, end),
-            alerts=rows.alerts_between(tx.conn, name, start, end),
+            alerts=alert_rows.alerts_between(tx.conn, name, start, end),
         )
 
     # Any: plain JSON.
@@ -232,9 +233,9 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
         """See the contract."""
 
         def read(tx: Tx) -> svc.ListAlertsResponse:
-            query = select(rows.alerts).where(_ALERTS.project == (request.project or DEFAULT_PROJECT))
+            query = select(alert_rows.alerts).where(_ALERTS.project == (request.project or DEFAULT_PROJECT))
             asked = PageRequest(request.page_size, request.page_token, request.filter, scope=request.project)
-            page = fetch_page(tx.conn, query, ALERT_LISTING, asked, rows.alert_from)
+            page = fetch_page(tx.conn, query, ALERT_LISTING, asked, alert_rows.alert_from)
             return svc.ListAlertsResponse(
                 alerts=[wire.alert_to_wire(a) for a in page.items], next_page_token=page.next_page_token
             )

@@ -14,7 +14,7 @@ from typing import Any
 from pilotfish.errors import InvalidArgument, NotFound, Violation
 from pilotfish_control_plane.monitoring.model import Alert, AlertKind, AlertState, Severity
 from pilotfish_control_plane.names import AlertName
-from pilotfish_control_plane.storage import monitoring as rows
+from pilotfish_control_plane.storage import alerts as rows
 from pilotfish_control_plane.storage.transaction import Tx
 
 __all__ = ["Alerts"]

@@ -27,6 +27,7 @@ TABLE_MODULES = (
     "deployments",
     "rollouts",
     "monitoring",
+    "alerts",
     "training",
     "features",
     "lifecycle",

@@ -6,6 +6,7 @@ commit that made it durable. Closures may run more than once; only the last run 
 
 from __future__ import annotations
 
+import abc
 import logging
 import queue
 import random
@@ -61,7 +62,7 @@ class _BatchLost(Exception):
     """The database rolled the whole transaction back while a closure ran."""
 
 
-class Writers:
+class Writers(abc.ABC):
     """What both kinds share: the bounded queue, the threads, and the end."""
 
     def __init__(self, engines: Engines, clock: Clock, wake: Callable[[tuple[str, ...]], None], threads: int) -> None:
@@ -115,8 +116,9 @@ class Writers:
         while (job := self._queue.get()) is not None:
             self._work(job)
 
+    @abc.abstractmethod
     def _work(self, job: Job) -> None:
-        raise NotImplementedError
+        """Run a job in its own thread's transaction and deliver its outcome."""
 
     def _begin_tx(self, conn: Connection, job: Job) -> Tx:
         return Tx(conn, self._clock.now(), job.actor, job.request_id)
