@@ -27,6 +27,7 @@ from pilotfish_control_plane.monitoring.model import (
 )
 from pilotfish_control_plane.monitoring.rules import histogram_quantile
 from pilotfish_control_plane.storage import monitoring as rows
+from pilotfish_control_plane.storage import watermarks
 from pilotfish_control_plane.storage.transaction import Tx
 
 __all__ = ["DEFAULT_SPAN", "MonitoringService"]
@@ -78,15 +79,15 @@ class MonitoringService:
 
     def watermark(self, tx: Tx, instance: str, incarnation: int, stream: str) -> int:
         """Return the first offset of a stream of reports that is not stored."""
-        return rows.watermark(tx.conn, instance, incarnation, stream)
+        return watermarks.watermark(tx.conn, instance, incarnation, stream)
 
     def set_watermark(self, tx: Tx, instance: str, incarnation: int, stream: str, offset: int) -> None:
         """Keep it, in the transaction of the reports themselves."""
-        rows.set_watermark(tx.conn, instance, incarnation, stream, offset)
+        watermarks.set_watermark(tx.conn, instance, incarnation, stream, offset)
 
     def watermarks(self, tx: Tx, instance: str) -> list[tuple[str, int, int]]:
         """Return (stream, incarnation, watermark) of every stream of reports of an instance."""
-        return rows.watermarks_of(tx.conn, instance)
+        return watermarks.watermarks_of(tx.conn, instance)
 
     # What is known ---------------------------------------------------------------------------------------
 

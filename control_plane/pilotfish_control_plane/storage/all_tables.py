@@ -28,6 +28,7 @@ TABLE_MODULES = (
     "rollouts",
     "monitoring",
     "alerts",
+    "watermarks",
     "training",
     "features",
     "lifecycle",
