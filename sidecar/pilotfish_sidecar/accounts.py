@@ -20,7 +20,7 @@ _MAX_REQUESTS: Final = 20_000
 
 @dataclass(slots=True)
 class Totals:
-    """Calls of taps whose books are closed."""
+    """Calls of taps: those whose books are closed, or those whose records are stored."""
 
     served: int = 0
     captured: int = 0
@@ -55,6 +55,7 @@ class Accounts:
     def __init__(self) -> None:
         """Begin with nothing."""
         self.tap_marks: dict[str, int] = {}
+        self.tap_stored: dict[str, Totals] = {}
         self.undecodable: dict[str, Counter[str]] = {}
         self.closed: dict[str, Totals] = {}
         self.closed_taps: OrderedDict[str, None] = OrderedDict()
@@ -64,8 +65,11 @@ class Accounts:
     def apply(self, meta: Mapping[str, Any]) -> None:  # Any: JSON values
         """Take what a record's meta says."""
         if "tap" in meta:
-            incarnation, next_seq = meta["tap"]
+            incarnation, next_seq, captured, dropped = meta["tap"]
             self.tap_marks[incarnation] = next_seq
+            stored = self.tap_stored.setdefault(incarnation, Totals())
+            stored.captured += captured
+            stored.dropped.update(dropped)
         for replica, reasons in meta.get("undecodable", {}).items():
             self.undecodable.setdefault(replica, Counter()).update(reasons)
         if "books" in meta:
@@ -86,6 +90,7 @@ class Accounts:
         totals.dropped.update(dropped)
         self.closed_taps[tap] = None
         self.tap_marks.pop(tap, None)
+        self.tap_stored.pop(tap, None)
         while len(self.closed_taps) > 256:
             self.closed_taps.popitem(last=False)
 
@@ -108,6 +113,7 @@ class Accounts:
         return {
             "tap_marks": self.tap_marks,
             "undecodable": self.undecodable,
+            "tap_stored": {tap: (t.captured, t.dropped) for tap, t in self.tap_stored.items()},
             "closed": {name: (t.served, t.captured, t.dropped) for name, t in self.closed.items()},
             "closed_taps": list(self.closed_taps),
             "logged": self.logged,
@@ -119,6 +125,8 @@ class Accounts:
         """Return the books of `to_json`."""
         accounts = cls()
         accounts.tap_marks.update(data.get("tap_marks", {}))
+        for tap, (captured, dropped) in data.get("tap_stored", {}).items():
+            accounts.tap_stored[tap] = Totals(0, captured, Counter(dropped))
         accounts.undecodable = {name: Counter(reasons) for name, reasons in data.get("undecodable", {}).items()}
         for name, (served, captured, dropped) in data.get("closed", {}).items():
             accounts.closed[name] = Totals(served, captured, Counter(dropped))

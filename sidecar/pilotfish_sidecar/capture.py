@@ -33,7 +33,7 @@ from pilotfish_sidecar.rows import (
     hash_rows,
     pack_column,
 )
-from pilotfish_sidecar.tap.records import Protocol, Role, TapRecord
+from pilotfish_sidecar.tap.records import Flag, Protocol, Role, TapRecord
 
 __all__ = ["MAX_BATCH_ROWS", "Captured", "find_binding", "read_calls", "split_batch", "split_sample"]
 
@@ -107,14 +107,15 @@ def read_calls(records: Sequence[TapRecord], bindings: Mapping[str, Binding]) ->
     places: dict[str, int] = {}
     for record in records:
         binding = find_binding(record, bindings)
+        if record.drop is not None:
+            _note_call(captured, places, binding, record)
+            continue
         decoded = _decode(record, binding)
         if binding is None and isinstance(decoded, Decoded):
             binding = _by_model(decoded, bindings)
         replica = binding.who.replica if binding is not None else ""
-        if record.role is Role.LIVE and binding is not None:
-            place = places.setdefault(replica, len(places))
-            code = grpc_code(record.code, http=record.protocol is Protocol.REST)
-            captured.calls.append(Call(place, code, record.latency_us, _time_us(record)))
+        if not record.flags & Flag.CONTINUES:
+            _note_call(captured, places, binding, record)
         if isinstance(decoded, Undecodable):
             captured.miss(replica, decoded.reason.value)
         elif binding is None:
@@ -131,6 +132,13 @@ def read_calls(records: Sequence[TapRecord], bindings: Mapping[str, Binding]) ->
             else:
                 captured.batches.append(batch)
     return captured
+
+
+def _note_call(captured: Captured, places: dict[str, int], binding: Binding | None, record: TapRecord) -> None:
+    if record.role is Role.LIVE and binding is not None:
+        place = places.setdefault(binding.who.replica, len(places))
+        code = grpc_code(record.code, http=record.protocol is Protocol.REST)
+        captured.calls.append(Call(place, code, record.latency_us, _time_us(record)))
 
 
 def _decode(record: TapRecord, binding: Binding | None) -> Decoded | Undecodable:

@@ -23,7 +23,15 @@ from pilotfish_sidecar.frames import Kind
 from pilotfish_sidecar.intake import Intake
 from pilotfish_sidecar.tap.counters import Books, close_books, find_books, read_books
 from pilotfish_sidecar.tap.receiver import TapReceiver
-from pilotfish_sidecar.tap.records import Protocol, Role, TapIdentity, TapRecord
+from pilotfish_sidecar.tap.records import (
+    NOT_DROPPED,
+    DropReason,
+    Flag,
+    Protocol,
+    Role,
+    TapIdentity,
+    TapRecord,
+)
 from pilotfish_sidecar.tap.wire import Batch, FrameReader, WireError, encode_batch, encode_entry
 
 __all__ = ["TapBooks", "TapIntake"]
@@ -60,7 +68,9 @@ class TapIntake:
         await self._intake.spool.sync()
 
     def _store(self, records: list[TapRecord], tap: str) -> None:
-        mark = {"tap": (tap, records[-1].seq + 1)}
+        calls = [record for record in records if not record.flags & Flag.CONTINUES]
+        dropped = Counter(record.drop.name.lower() for record in calls if record.drop is not None)
+        mark = {"tap": (tap, records[-1].seq + 1, len(calls) - dropped.total(), dropped)}
         try:
             if self._intake.bindings:
                 self._intake.store_captured(self._read(records), mark)
@@ -147,6 +157,9 @@ def _encode_raw(records: Sequence[TapRecord]) -> bytes:
             record.headers,
             record.request,
             record.response,
+            int(record.flags),
+            NOT_DROPPED if record.drop is None else int(record.drop),
+            record.server_us,
         )
         encoded.append(encode_entry(entry, place))
     return encode_batch(records[0].incarnation, records[0].seq, list(identities), encoded)
@@ -212,7 +225,7 @@ class TapBooks:
             if books.owner_alive or books.incarnation in busy:
                 continue
             if not books.closed:
-                books = self._close(books, receiver.watermark(books.incarnation))
+                books = self._close(books)
             totals = {
                 "tap": tap,
                 "replica": self._owner(books),
@@ -225,11 +238,13 @@ class TapBooks:
             receiver.forget(books.incarnation)
             self._remove(books)
 
-    def _close(self, books: Books, stored: int) -> Books:
+    def _close(self, books: Books) -> Books:
+        stored = self._intake.accounts.tap_stored.get(books.incarnation.hex(), Totals())
+        told = {DropReason[reason.upper()]: count for reason, count in stored.dropped.items()}
         for each in find_books(self._path):
             if each.incarnation == books.incarnation:
                 with contextlib.suppress(OSError, ValueError):
-                    return close_books(each.path, stored)
+                    return close_books(each.path, stored.captured, told)
         return books
 
     def _remove(self, books: Books) -> None:

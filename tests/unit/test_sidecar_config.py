@@ -86,7 +86,7 @@ def test_a_request_is_remembered_for_ten_minutes_and_no_longer() -> None:
 def test_the_books_of_a_tap_are_closed_once() -> None:
     accounts = Accounts()
     books = {"tap": "aa", "replica": "r1", "served": 10, "captured": 7, "dropped": {"crash": 3}}
-    accounts.apply({"tap": ("aa", 7)})
+    accounts.apply({"tap": ("aa", 7, 7, {})})
     accounts.apply({"books": books})
     accounts.apply({"books": books})
     again = Accounts.from_json(accounts.to_json())
@@ -96,7 +96,9 @@ def test_the_books_of_a_tap_are_closed_once() -> None:
 
 def test_the_books_survive_as_json() -> None:
     accounts = Accounts()
-    accounts.apply({"tap": ("aa", 7), "undecodable": {"r1": {"bad_protobuf": 2}}, "logged": ("r1", 4)})
+    accounts.apply(
+        {"tap": ("aa", 7, 5, {"stripped": 2}), "undecodable": {"r1": {"bad_protobuf": 2}}, "logged": ("r1", 4)}
+    )
     accounts.apply({"undecodable": {"r1": {"bad_protobuf": 1}}, "request": (Request.digest(b"a"), "b", 3, 5.0)})
     again = Accounts.from_json(accounts.to_json())
     assert again.tap_marks == {"aa": 7} and again.undecodable == {"r1": {"bad_protobuf": 3}}

@@ -13,6 +13,7 @@ import pytest
 from pilotfish_sidecar.tap import Closed, DropReason, Protocol, Role, ShippingLimits, Tap, TapIdentity, TapSettings
 from pilotfish_sidecar.tap.counters import find_books, read_books
 from pilotfish_sidecar.tap.receiver import TapReceiver
+from pilotfish_sidecar.tap.records import Flag
 
 ME = TapIdentity("d", "r", "7")
 QUICK = ShippingLimits(flush_interval_s=0.002, idle_interval_s=0.002, backoff_min_s=0.005, backoff_max_s=0.02)
@@ -88,6 +89,32 @@ async def test_served_is_captured_plus_dropped_by_reason_plus_in_flight(tmp_path
     assert (books.served, books.captured) == (59, 50)
     assert books.dropped == dict.fromkeys(DropReason, 0) | {DropReason.TOO_LARGE: 8, DropReason.STREAMING: 1}
     await asyncio.to_thread(tap.close)
+
+
+async def test_parts_of_a_stream_are_no_calls_and_a_record_without_bodies_is_a_drop_by_its_reason(tmp_path, agent):
+    tap = Tap(settings(tmp_path))
+    serve(tap, 2, flags=Flag.STREAMING | Flag.CONTINUES, served=0)
+    serve(tap, 1, flags=Flag.STREAMING)
+    serve(tap, 3, request=b"", response=b"", drop=DropReason.STRIPPED, server_us=77)
+    await until(lambda: len(agent.records) == 6 and tap.books().in_flight == 0)
+    books = tap.books()
+    assert (books.served, books.captured, books.told[DropReason.STRIPPED]) == (4, 1, 3)
+    assert books.dropped == dict.fromkeys(DropReason, 0) | {DropReason.STRIPPED: 3}
+    assert [record.drop for record in agent.records] == [None] * 3 + [DropReason.STRIPPED] * 3
+    assert [record.server_us for record in agent.records] == [-1] * 3 + [77] * 3
+    await asyncio.to_thread(tap.close)
+
+
+def test_what_is_left_at_the_end_keeps_its_reason_and_parts_of_a_stream_count_nothing(tmp_path):
+    tap = Tap(settings(tmp_path, max_records=6))
+    serve(tap, 2, flags=Flag.CONTINUES, served=0)
+    serve(tap, 3)
+    serve(tap, 1, drop=DropReason.STRIPPED)
+    serve(tap, 1, drop=DropReason.STRIPPED)  # does not fit any more
+    serve(tap, 1, flags=Flag.CONTINUES, served=0)
+    books = tap.close(0.0)
+    assert (books.served, books.in_flight) == (5, 0)
+    assert (books.dropped[DropReason.SHUTDOWN], books.dropped[DropReason.STRIPPED]) == (3, 2)
 
 
 def test_without_an_agent_memory_is_bounded_by_records(tmp_path):

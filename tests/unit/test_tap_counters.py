@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,12 +26,13 @@ CHILD = """
 import os, sys, signal
 from pathlib import Path
 from pilotfish_sidecar.tap.counters import *
-from pilotfish_sidecar.tap.counters import CAPTURED, DROPPED, SERVED
+from pilotfish_sidecar.tap.counters import CAPTURED, DROPPED, SERVED, TOLD
 from pilotfish_sidecar.tap.records import DropReason, TapIdentity
 books = Counters.create(Path(sys.argv[1]), TapIdentity("d", "r", "7"), started_us=int(sys.argv[2]))
 books.slots[SERVED] = 100
 books.slots[CAPTURED] = 60
 books.slots[DROPPED + DropReason.TOO_LARGE] = 3
+books.slots[TOLD + DropReason.STRIPPED] = 5
 print("counted", flush=True)
 if sys.argv[3] == "die":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -70,16 +72,37 @@ def test_counts_survive_kill_9_and_the_agent_books_the_rest_as_crash_once(tmp_pa
     child(path, 1, "die")
     assert not read_books(path).owner_alive
     closed = close_books(path, captured=64)  # 4 acknowledgements were on their way
-    assert (closed.served, closed.captured, closed.dropped[DropReason.CRASH], closed.in_flight) == (100, 64, 33, 0)
+    assert (closed.served, closed.captured, closed.dropped[DropReason.CRASH], closed.in_flight) == (100, 64, 28, 0)
     assert closed.closed is Closed.BY_AGENT
     assert close_books(path, captured=90) == closed
+
+
+def test_drops_whose_records_the_agent_stored_are_made_good_like_captured_calls(tmp_path):
+    path = tmp_path / "c"
+    child(path, 1, "die")
+    closed = close_books(path, captured=64, told={DropReason.STRIPPED: 9})
+    assert (closed.told[DropReason.STRIPPED], closed.dropped[DropReason.STRIPPED]) == (9, 9)
+    assert (closed.dropped[DropReason.CRASH], closed.in_flight) == (24, 0)
+
+
+def test_another_process_counts_beside_the_owner_until_the_books_are_closed(tmp_path):
+    path = tmp_path / "c"
+    process = child(path, 1, "live")
+    beside = Counters.open(path)
+    beside.slots[SERVED] += 11
+    assert (beside.pid, beside.closed, read_books(path).served) == (process.pid, False, 111)
+    end(process)
+    close_books(path, captured=60)
+    assert beside.closed
+    with pytest.raises(ValueError):
+        Counters.open(Path(__file__))
 
 
 def test_an_agent_that_claims_more_than_was_served_cannot_unbalance_the_books(tmp_path):
     path = tmp_path / "c"
     child(path, 1, "die")
     closed = close_books(path, captured=10**9)
-    assert (closed.captured, closed.dropped[DropReason.CRASH], closed.in_flight) == (97, 0, 0)
+    assert (closed.captured, closed.dropped[DropReason.CRASH], closed.in_flight) == (92, 0, 0)
 
 
 def test_the_books_of_a_living_process_cannot_be_closed(tmp_path):

@@ -30,7 +30,10 @@ class Client:
         return self
 
     def batch(self, first_seq, count, run=RUN):
-        rows = [encode_entry((0, 0, ME, 0, 1, 2, "/m", str(first_seq + i), (), b"q", b"a"), 0) for i in range(count)]
+        rows = [
+            encode_entry((0, 0, ME, 0, 1, 2, "/m", str(first_seq + i), (), b"q", b"a", 0, 255, -1), 0)
+            for i in range(count)
+        ]
         self.writer.write(encode_batch(run, first_seq, [ME], rows))
 
     async def ack(self):

@@ -41,6 +41,9 @@ entries = st.tuples(
     st.lists(st.tuples(texts, texts), max_size=4).map(tuple),
     st.binary(max_size=300),
     st.binary(max_size=300),
+    st.integers(0, 3),
+    st.sampled_from([255, *range(11)]),
+    st.integers(-1, 2**31 - 1),
 )
 
 
@@ -49,7 +52,7 @@ def batch_frame(*rows, first_seq=0):
 
 
 def row(request=b"req", response=b"res"):
-    return (0, 0, ME, 0, 1, 2, "/m", "id", (("x-request-id", "a"),), request, response)
+    return (0, 0, ME, 0, 1, 2, "/m", "id", (("x-request-id", "a"),), request, response, 0, 255, -1)
 
 
 @given(st.lists(entries, max_size=5), st.integers(0, 2**40), st.integers(1, 97))
@@ -69,7 +72,9 @@ def test_records_come_back_as_they_were_however_the_stream_is_cut(rows, first_se
         rest = (record.method, record.prediction_id, record.headers, record.request, record.response)
         cleaned = tuple((k.encode(errors="replace").decode(), v.encode(errors="replace").decode()) for k, v in sent[8])
         assert back == sent[:6]
-        assert rest == (*(t.encode(errors="replace").decode() for t in sent[6:8]), cleaned, *sent[9:])
+        assert rest == (*(t.encode(errors="replace").decode() for t in sent[6:8]), cleaned, *sent[9:11])
+        drop = 255 if record.drop is None else record.drop
+        assert (record.flags, drop, record.server_us) == sent[11:]
         assert isinstance(record.protocol, Protocol) and isinstance(record.role, Role)
 
 
@@ -87,7 +92,7 @@ def test_a_frame_with_a_right_checksum_and_wrong_contents_raises_nothing_but_wir
     for _ in range(data.draw(st.integers(1, 6))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     kind = data.draw(st.sampled_from([1, 2, 3, 4, 255]))
-    tail = struct.pack("<BBH", 1, kind, 0)
+    tail = struct.pack("<BBH", 2, kind, 0)
     head = struct.pack("<II", len(payload), zlib.crc32(bytes(payload), zlib.crc32(tail)))
     with contextlib.suppress(WireError):
         FrameReader().feed(head + tail + bytes(payload))
@@ -105,7 +110,7 @@ def test_one_flipped_bit_anywhere_is_noticed(position):
 
 
 def test_a_frame_that_promises_too_much_is_refused_before_its_bytes_are_stored():
-    head = struct.pack("<IIBBH", MAX_FRAME_BYTES + 1, 0, 1, 2, 0)
+    head = struct.pack("<IIBBH", MAX_FRAME_BYTES + 1, 0, 2, 2, 0)
     with pytest.raises(WireError, match="not of this protocol"):
         FrameReader().feed(head)
 
@@ -113,7 +118,7 @@ def test_a_frame_that_promises_too_much_is_refused_before_its_bytes_are_stored()
 def test_a_batch_that_promises_more_records_than_it_has_bytes_is_refused_without_making_them():
     for count in (2, MAX_BATCH_RECORDS, MAX_BATCH_RECORDS + 1, 2**32 - 1):
         payload = RUN + struct.pack("<QIB", 0, count, 0)
-        tail = struct.pack("<BBH", 1, 2, 0)
+        tail = struct.pack("<BBH", 2, 2, 0)
         head = struct.pack("<II", len(payload), zlib.crc32(payload, zlib.crc32(tail)))
         with pytest.raises(WireError):
             FrameReader().feed(head + tail + payload)

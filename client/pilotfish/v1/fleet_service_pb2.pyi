@@ -138,7 +138,7 @@ class SidecarConfig(_message.Message):
     def __init__(self, bindings: _Optional[_Iterable[_Union[ReplicaBinding, _Mapping]]] = ...) -> None: ...
 
 class ReplicaBinding(_message.Message):
-    __slots__ = ("replica", "deployment", "endpoint", "model", "version", "monitoring", "profile_json", "signature_json")
+    __slots__ = ("replica", "deployment", "endpoint", "model", "version", "monitoring", "profile_json", "signature_json", "server_model", "server_version", "codec")
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +147,9 @@ class ReplicaBinding(_message.Message):
     MONITORING_FIELD_NUMBER: _ClassVar[int]
     PROFILE_JSON_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_JSON_FIELD_NUMBER: _ClassVar[int]
+    SERVER_MODEL_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     replica: str
     deployment: str
     endpoint: str
@@ -155,7 +158,30 @@ class ReplicaBinding(_message.Message):
     monitoring: _monitoring_pb2.MonitoringConfig
     profile_json: str
     signature_json: str
-    def __init__(self, replica: _Optional[str] = ..., deployment: _Optional[str] = ..., endpoint: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., monitoring: _Optional[_Union[_monitoring_pb2.MonitoringConfig, _Mapping]] = ..., profile_json: _Optional[str] = ..., signature_json: _Optional[str] = ...) -> None: ...
+    server_model: str
+    server_version: str
+    codec: Codec
+    def __init__(self, replica: _Optional[str] = ..., deployment: _Optional[str] = ..., endpoint: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., monitoring: _Optional[_Union[_monitoring_pb2.MonitoringConfig, _Mapping]] = ..., profile_json: _Optional[str] = ..., signature_json: _Optional[str] = ..., server_model: _Optional[str] = ..., server_version: _Optional[str] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ...) -> None: ...
+
+class Codec(_message.Message):
+    __slots__ = ("kind", "json")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    json: JsonCodec
+    def __init__(self, kind: _Optional[str] = ..., json: _Optional[_Union[JsonCodec, _Mapping]] = ...) -> None: ...
+
+class JsonCodec(_message.Message):
+    __slots__ = ("path", "inputs", "outputs", "id")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    inputs: str
+    outputs: str
+    id: str
+    def __init__(self, path: _Optional[str] = ..., inputs: _Optional[str] = ..., outputs: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
 
 class NodeConfig(_message.Message):
     __slots__ = ("replicas", "gateway")

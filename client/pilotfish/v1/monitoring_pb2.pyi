@@ -74,16 +74,20 @@ SEVERITY_WARNING: Severity
 SEVERITY_CRITICAL: Severity
 
 class MonitoringConfig(_message.Message):
-    __slots__ = ("drift_detection", "performance_monitoring", "data_quality", "sample_bp")
+    __slots__ = ("drift_detection", "performance_monitoring", "data_quality", "sample_bp", "masked_columns", "hashed_columns")
     DRIFT_DETECTION_FIELD_NUMBER: _ClassVar[int]
     PERFORMANCE_MONITORING_FIELD_NUMBER: _ClassVar[int]
     DATA_QUALITY_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_BP_FIELD_NUMBER: _ClassVar[int]
+    MASKED_COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    HASHED_COLUMNS_FIELD_NUMBER: _ClassVar[int]
     drift_detection: DriftDetection
     performance_monitoring: PerformanceMonitoring
     data_quality: DataQualityMonitoring
     sample_bp: int
-    def __init__(self, drift_detection: _Optional[_Union[DriftDetection, _Mapping]] = ..., performance_monitoring: _Optional[_Union[PerformanceMonitoring, _Mapping]] = ..., data_quality: _Optional[_Union[DataQualityMonitoring, _Mapping]] = ..., sample_bp: _Optional[int] = ...) -> None: ...
+    masked_columns: _containers.RepeatedScalarFieldContainer[str]
+    hashed_columns: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, drift_detection: _Optional[_Union[DriftDetection, _Mapping]] = ..., performance_monitoring: _Optional[_Union[PerformanceMonitoring, _Mapping]] = ..., data_quality: _Optional[_Union[DataQualityMonitoring, _Mapping]] = ..., sample_bp: _Optional[int] = ..., masked_columns: _Optional[_Iterable[str]] = ..., hashed_columns: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DriftDetection(_message.Message):
     __slots__ = ("enabled", "method", "threshold", "window_size", "window_time_s", "min_sample", "scales", "learn_rows")

@@ -5,11 +5,15 @@ process dies) and who may close it. Invariant at any moment:
 
     served = captured + sum(dropped by reason) + in flight
 
+Drops stand in two places, so that a crash can be booked exactly: `dropped` are calls that were only counted, `told`
+those whose records, without bodies, the agent acknowledged. Behind a relay the served calls are counted by the relay's
+process and all else by the decoder's, which owns the books; every slot has one writer.
+
 It never ships anything. A machine crash may lose the file: the promise covers processes, not power.
 
     0     magic "PFTAPCN1" | layout u32 | pid u32 | process start u64 (ticks since boot) | incarnation 16
           | started_us u64 | closed u64 (0 open, 1 by the tap, 2 by the agent)
-    256   u64 x 64: served, captured, dropped[reason 0..]
+    256   u64 x 64: served, captured, dropped[reason 0..] from 2 on, told[reason 0..] from 32 on
     1024  deployment, replica, version (each u16 length + UTF-8)
 """
 
@@ -48,6 +52,7 @@ _TEXT_LIMIT: Final = 1000
 SERVED: Final = 0
 CAPTURED: Final = 1
 DROPPED: Final = 2
+TOLD: Final = 32
 
 
 class Closed(enum.IntEnum):
@@ -73,6 +78,7 @@ class Books:
         served: calls answered.
         captured: calls that the agent acknowledged.
         dropped: calls not captured, by reason; every reason is present.
+        told: those of them whose records the agent acknowledged.
     """
 
     path: Path
@@ -85,6 +91,7 @@ class Books:
     served: int
     captured: int
     dropped: Mapping[DropReason, int]
+    told: Mapping[DropReason, int]
 
     @property
     def in_flight(self) -> int:
@@ -119,13 +126,14 @@ class Counters:
 
     __slots__ = ("_map", "incarnation", "path", "pid", "slots", "started_us")
 
-    def __init__(self, mapped: mmap.mmap, path: Path | None, incarnation: bytes, started_us: int) -> None:
-        """Take over a map that `create` or `anonymous` laid out."""
+    def __init__(self, mapped: mmap.mmap, path: Path | None) -> None:
+        """Take over a map that `create`, `anonymous` or another process laid out."""
         self._map = mapped
         self.path = path
-        self.incarnation = incarnation
-        self.started_us = started_us
-        self.pid = os.getpid()
+        head = _HEAD.unpack_from(mapped)
+        self.pid: int = head[2]
+        self.incarnation: bytes = head[4]
+        self.started_us: int = head[5]
         self.slots = memoryview(mapped)[_SLOTS_AT : _SLOTS_AT + 8 * _SLOTS].cast("Q")
 
     @classmethod
@@ -153,7 +161,19 @@ class Counters:
             raise
         finally:
             os.close(handle)
-        return cls(mapped, path, incarnation, started_us)
+        return cls(mapped, path)
+
+    @classmethod
+    def open(cls, path: Path) -> Counters:
+        """Return the books of another living process, to count beside it in slots that it leaves alone.
+
+        Raises:
+            OSError: there are none.
+            ValueError: it is not a counters file of this layout.
+        """
+        read_books(path)
+        with path.open("r+b") as file:
+            return cls(mmap.mmap(file.fileno(), FILE_BYTES), path)
 
     @classmethod
     def anonymous(cls, identity: TapIdentity, *, started_us: int) -> Counters:
@@ -161,11 +181,16 @@ class Counters:
         incarnation = secrets.token_bytes(16)
         mapped = mmap.mmap(-1, FILE_BYTES)
         _lay_out(mapped, incarnation, started_us, identity)
-        return cls(mapped, None, incarnation, started_us)
+        return cls(mapped, None)
 
     def read(self) -> Books:
         """Return the books as they are now."""
         return _parse(self._map[:], self.path or Path())
+
+    @property
+    def closed(self) -> bool:
+        """Whether the books are closed: nothing counted from now on would be seen."""
+        return bool(self._map[_CLOSED_AT])
 
     def mark_closed(self) -> None:
         """Tell readers that nothing more will be counted."""
@@ -226,7 +251,8 @@ def _parse(data: bytes, path: Path) -> Books:
         closed=Closed(closed),
         served=slots[SERVED],
         captured=slots[CAPTURED],
-        dropped={reason: slots[DROPPED + reason] for reason in DropReason},
+        dropped={reason: slots[DROPPED + reason] + slots[TOLD + reason] for reason in DropReason},
+        told={reason: slots[TOLD + reason] for reason in DropReason},
     )
 
 
@@ -250,7 +276,7 @@ def find_books(path: Path) -> list[Books]:
     return sorted(found, key=lambda books: books.started_us)
 
 
-def close_books(path: Path, captured: int) -> Books:
+def close_books(path: Path, captured: int, told: Mapping[DropReason, int] | None = None) -> Books:
     """Book what a dead process still held as dropped(crash), and return the closed books.
 
     The agent calls it once the process is gone and its last batch is stored. Doing it twice changes
@@ -258,8 +284,9 @@ def close_books(path: Path, captured: int) -> Books:
 
     Args:
         path: the counters file.
-        captured: records of this incarnation that the agent stored; an acknowledgement that was on its
-            way when the process died is made good by it.
+        captured: captured calls of this incarnation that the agent stored; an acknowledgement that was on
+            its way when the process died is made good by it.
+        told: dropped calls of this incarnation whose records the agent stored, likewise.
 
     Raises:
         ValueError: the process still runs, or the file is no counters file.
@@ -270,12 +297,15 @@ def close_books(path: Path, captured: int) -> Books:
         return books
     if books.owner_alive:
         raise ValueError(f"{path}: process {books.pid} still runs; its books stay open")
-    dropped = sum(books.dropped.values())
+    known = {reason: max(count, (told or {}).get(reason, 0)) for reason, count in books.told.items()}
+    dropped = sum(books.dropped.values()) - sum(books.told.values()) + sum(known.values())
     stored = max(books.captured, min(captured, books.served - dropped))
-    lost = books.served - dropped - stored
+    lost = max(0, books.served - dropped - stored)
     with path.open("r+b") as file, mmap.mmap(file.fileno(), FILE_BYTES) as mapped:
         crash_at = _SLOTS_AT + 8 * (DROPPED + DropReason.CRASH)
         _U64.pack_into(mapped, _SLOTS_AT + 8 * CAPTURED, stored)
+        for reason, count in known.items():
+            _U64.pack_into(mapped, _SLOTS_AT + 8 * (TOLD + reason), count)
         _U64.pack_into(mapped, crash_at, books.dropped[DropReason.CRASH] + lost)
         _U64.pack_into(mapped, _CLOSED_AT, Closed.BY_AGENT)
         mapped.flush()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-__all__ = ["DropReason", "Entry", "Headers", "Protocol", "Role", "TapIdentity", "TapRecord"]
+__all__ = ["NOT_DROPPED", "DropReason", "Entry", "Flag", "Headers", "Protocol", "Role", "TapIdentity", "TapRecord"]
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -47,6 +47,31 @@ class DropReason(enum.IntEnum):
     """Still unacknowledged when the tap was closed, or served after that."""
     CRASH = 5
     """In the memory of a process that died; booked by the agent afterwards."""
+    STRIPPED = 6
+    """The decoder was behind: the relay kept the headers and let the bodies go."""
+    BLIND = 7
+    """On a connection whose headers cannot be read any more; method and model are unknown."""
+    NO_DECODER = 8
+    """Relayed while no decoder was there."""
+    UNREADABLE = 9
+    """The relay saw a call that the decoder could not make out: compression of an unknown kind, a broken frame."""
+    OTHER_METHOD = 10
+    """No inference: health, metadata, reflection; seen by the relay, told by method, and no prediction."""
+
+
+class Flag(enum.IntFlag):
+    """What is special about a record."""
+
+    NONE = 0
+    STREAMING = 1
+    """The bodies are messages of a streaming call, each behind gRPC's five-byte prefix (compressed flag, u32 big-endian
+    length); the n-th answer belongs to the n-th question."""
+    CONTINUES = 2
+    """More records of the same call follow: it brings rows, and is no call by itself in any count."""
+
+
+NOT_DROPPED: Final = 255
+"""`Entry`'s drop reason of a call that is captured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +83,10 @@ class TapIdentity:
     version: str = ""
 
 
-Entry: TypeAlias = tuple[int, int, "TapIdentity", int, int, int, str, str, Headers, bytes, bytes]
+Entry: TypeAlias = tuple[int, int, "TapIdentity", int, int, int, str, str, Headers, bytes, bytes, int, int, int]
 """What the hot path queues: protocol, role, identity, code, start_us, latency_us, method, prediction_id,
-headers, request, response. A plain tuple: building a dataclass would cost more than the queueing."""
+headers, request, response, flags, drop reason, server_us. A plain tuple: building a dataclass would cost more than
+the queueing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +107,11 @@ class TapRecord:
         headers: the request headers that the tap was told to keep, names in lower case.
         request: body of the request, as on the wire.
         response: body of the response, as on the wire; empty for a gRPC error.
+        flags: what is special about it.
+        drop: why the bodies were let go; None: they are here. Such a record tells method, code and latency of a call
+            that counts as dropped for that reason.
+        server_us: microseconds that the model server had the whole request before its answer was complete; -1: not
+            known.
     """
 
     incarnation: bytes
@@ -96,6 +127,9 @@ class TapRecord:
     headers: Headers
     request: bytes
     response: bytes
+    flags: Flag = Flag.NONE
+    drop: DropReason | None = None
+    server_us: int = -1
 
     @property
     def ok(self) -> bool:

@@ -15,14 +15,14 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pilotfish_sidecar.tap.counters import CAPTURED, DROPPED, Counters
-from pilotfish_sidecar.tap.records import DropReason, Entry, TapIdentity
+from pilotfish_sidecar.tap.counters import CAPTURED, DROPPED, TOLD, Counters
+from pilotfish_sidecar.tap.records import NOT_DROPPED, DropReason, Entry, Flag, TapIdentity
 from pilotfish_sidecar.tap.wire import (
     MAX_IDENTITIES,
     Ack,
@@ -68,6 +68,7 @@ class ShippingLimits:
 class _Frame:
     first_seq: int
     records: int
+    slots: Counter[int]
     body_bytes: int
     data: bytes
 
@@ -77,7 +78,7 @@ class Shipper:
 
     Args:
         queue: the recording side appends, the shipper pops from the left.
-        counters: the books; the shipper writes `captured` and dropped(bad_record, shutdown).
+        counters: the books; the shipper writes `captured`, `told` and dropped(bad_record, shutdown).
         socket_path: the agent's Unix socket; it need not exist yet.
         identity: sent in HELLO.
         monotonic: seconds, for the backoff.
@@ -145,10 +146,12 @@ class Shipper:
                 log.error("the tap's thread did not end in time; its books stay open for the agent")
                 return False
         self._disconnect()
-        left = len(self._queue) + sum(frame.records for frame in (*self._unsent, *self._sent))
-        self._counters.slots[DROPPED + DropReason.SHUTDOWN] += left
+        left = sum((frame.slots for frame in (*self._unsent, *self._sent)), Counter(map(_slot, self._queue)))
+        for slot, count in left.items():
+            # What only told of a drop stays a drop for that reason.
+            self._count(DROPPED + (slot - TOLD if slot >= TOLD else DropReason.SHUTDOWN) if slot >= 0 else slot, count)
+        self._release(len(self._queue) + sum(frame.records for frame in (*self._unsent, *self._sent)), 0)
         self._queue.clear()
-        self._release(left, 0)
         return True
 
     def _run(self) -> None:
@@ -246,6 +249,7 @@ class Shipper:
     def _next_frame(self) -> _Frame | None:
         known: dict[TapIdentity, int] = {}
         records: list[list[bytes]] = []
+        slots: Counter[int] = Counter()
         body_bytes = encoded_bytes = 0
         while self._queue and len(records) < _BATCH_RECORDS and encoded_bytes < _BATCH_BYTES:
             if len(known) == MAX_IDENTITIES:
@@ -257,9 +261,10 @@ class Shipper:
                 parts = encode_entry(entry, known.setdefault(entry[2], len(known)))
             except (WireError, struct.error, AttributeError, TypeError, ValueError) as error:
                 log.warning("a record of %r cannot be encoded: %s", entry[6], error)
-                self._drop_bad(1, size)
+                self._drop_bad(Counter((_slot(entry),)), 1, size)
                 continue
             records.append(parts)
+            slots[_slot(entry)] += 1
             encoded_bytes += sum(map(len, parts))
             body_bytes += size
         if not records:
@@ -267,15 +272,19 @@ class Shipper:
         try:
             data = encode_batch(self._counters.incarnation, self._next_seq, list(known), records)
         except Exception:
-            self._drop_bad(len(records), body_bytes)
+            self._drop_bad(slots, len(records), body_bytes)
             raise
-        frame = _Frame(self._next_seq, len(records), body_bytes, data)
+        frame = _Frame(self._next_seq, len(records), slots, body_bytes, data)
         self._next_seq += len(records)
         return frame
 
-    def _drop_bad(self, records: int, body_bytes: int) -> None:
-        self._counters.slots[DROPPED + DropReason.BAD_RECORD] += records
+    def _drop_bad(self, slots: Counter[int], records: int, body_bytes: int) -> None:
+        self._count(DROPPED + DropReason.BAD_RECORD, sum(count for slot, count in slots.items() if slot >= 0))
         self._release(records, body_bytes)
+
+    def _count(self, slot: int, count: int) -> None:
+        if slot >= 0:
+            self._counters.slots[slot] += count
 
     def _release(self, records: int, body_bytes: int) -> None:
         self.released_bytes += body_bytes
@@ -329,6 +338,14 @@ class Shipper:
                 if frames is self._sent:
                     self._window -= len(frame.data)
                 self._acked_seq = frame.first_seq + frame.records
-                self._counters.slots[CAPTURED] += frame.records
+                for slot, count in frame.slots.items():
+                    self._count(slot, count)
                 self._release(frame.records, frame.body_bytes)
         self._greeted = True
+
+
+def _slot(entry: Entry) -> int:
+    """Return the slot that counts an entry once the agent has it; -1: none, more of its call follows."""
+    if entry[11] & Flag.CONTINUES:
+        return -1
+    return CAPTURED if entry[12] == NOT_DROPPED else TOLD + entry[12]

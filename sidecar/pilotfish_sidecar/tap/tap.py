@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pilotfish_sidecar.tap.counters import DROPPED, SERVED, Books, Counters
-from pilotfish_sidecar.tap.records import DropReason, Entry, Headers, Protocol, Role, TapIdentity
+from pilotfish_sidecar.tap.records import NOT_DROPPED, DropReason, Entry, Flag, Headers, Protocol, Role, TapIdentity
 from pilotfish_sidecar.tap.shipping import Shipper, ShippingLimits
 from pilotfish_sidecar.tap.wire import MAX_BODY_BYTES
 
@@ -125,6 +125,10 @@ class Tap:
         protocol: int = Protocol.GRPC,
         role: int = Role.LIVE,
         identity: TapIdentity | None = None,
+        flags: int = Flag.NONE,
+        drop: int = NOT_DROPPED,
+        server_us: int = -1,
+        served: int = 1,
     ) -> None:
         """Queue one served call; about half a microsecond, never an error.
 
@@ -140,24 +144,28 @@ class Tap:
             protocol: `Protocol.GRPC` or `Protocol.REST`.
             role: `Role.LIVE`, `Role.SHADOW` or `Role.REPLAY`.
             identity: who served it, where that is not the tap's own identity.
+            flags: see `Flag`; a record that `CONTINUES` is no call yet.
+            drop: why the bodies are left out; the call counts as dropped for that reason.
+            server_us: microseconds that the model server had the request; -1: not known.
+            served: calls that are counted as served by this; 0 where somebody else counts them.
         """
         slots = self._slots
         with self._lock:
-            slots[SERVED] += 1
+            slots[SERVED] += served
             try:
                 sent, received = len(response), len(request)
                 if sent > self._max_body_bytes or received > self._max_body_bytes:
-                    slots[_TOO_LARGE] += 1
+                    self._let_go(_TOO_LARGE, flags, drop)
                     return
                 shipper = self._shipper
                 held_bytes = self._accepted_bytes - shipper.released_bytes + sent + received
                 if held_bytes > self._max_bytes or (
                     self._accepted_records - shipper.released_records >= self._max_records
                 ):
-                    slots[_QUEUE_FULL] += 1
+                    self._let_go(_QUEUE_FULL, flags, drop)
                     return
                 if self._closed:
-                    slots[_SHUTDOWN] += 1
+                    self._let_go(_SHUTDOWN, flags, drop)
                     return
                 entry = (
                     protocol,
@@ -171,12 +179,19 @@ class Tap:
                     headers,
                     request,
                     response,
+                    flags,
+                    drop,
+                    server_us,
                 )
                 self._accepted_records += 1
                 self._accepted_bytes += sent + received
                 self._queue.append(entry)
             except Exception:
                 slots[_BAD_RECORD] += 1
+
+    def _let_go(self, slot: int, flags: int, drop: int) -> None:
+        if not flags & Flag.CONTINUES:
+            self._slots[slot if drop == NOT_DROPPED else DROPPED + drop] += 1
 
     def count_streaming(self) -> None:
         """Count one served streaming call; its messages are not captured."""

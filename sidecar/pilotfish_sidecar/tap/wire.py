@@ -1,6 +1,6 @@
 """The frames between a tap and its agent: an encoder, and a strict bounded decoder.
 
-Owns the byte layout, version 1, little-endian. Never trusts a length: every read is checked against the
+Owns the byte layout, version 2, little-endian. Never trusts a length: every read is checked against the
 frame, every frame against `MAX_FRAME_BYTES`, and any surprise is a `WireError`, no other exception.
 
     frame   length u32 (of the payload) | crc32 u32 | version u8 | type u8 | reserved u16 = 0 | payload
@@ -11,6 +11,7 @@ frame, every frame against `MAX_FRAME_BYTES`, and any surprise is a `WireError`,
     ACK     incarnation 16 | next_seq u64: everything below it is durable
     record  protocol u8 | role u8 | identity u8 | headers u8 | code i32 | start_us i64 | latency_us u32
             | request u32 | response u32 | method u16 | prediction_id u16
+            | flags u8 | drop u8 (255: captured) | server_us i32 (-1: not known)
             | method | prediction_id | (key u16, value u16, key, value) x headers | request | response
 """
 
@@ -22,7 +23,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from pilotfish_sidecar.tap.records import Entry, Headers, Protocol, Role, TapIdentity, TapRecord
+from pilotfish_sidecar.tap.records import (
+    NOT_DROPPED,
+    DropReason,
+    Entry,
+    Flag,
+    Headers,
+    Protocol,
+    Role,
+    TapIdentity,
+    TapRecord,
+)
 
 __all__ = [
     "MAX_BATCH_RECORDS",
@@ -42,7 +53,7 @@ __all__ = [
     "encode_hello",
 ]
 
-WIRE_VERSION: Final = 1
+WIRE_VERSION: Final = 2
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 MAX_BATCH_RECORDS: Final = 4096
@@ -60,11 +71,13 @@ _ACK = struct.Struct("<16sQ")
 _SEQ = struct.Struct("<Q")
 _HELLO_REST = struct.Struct("<IQ")
 _BATCH_REST = struct.Struct("<IB")
-_RECORD = struct.Struct("<BBBBiqIIIHH")
+_RECORD = struct.Struct("<BBBBiqIIIHHBBi")
 _PAIR = struct.Struct("<HH")
 _U16 = struct.Struct("<H")
 _PROTOCOLS = {int(p): p for p in Protocol}
 _ROLES = {int(r): r for r in Role}
+_DROPS: Final[dict[int, DropReason | None]] = {NOT_DROPPED: None, **{int(r): r for r in DropReason}}
+_ALL_FLAGS: Final = int(Flag.STREAMING | Flag.CONTINUES)
 
 
 class WireError(ValueError):
@@ -155,13 +168,16 @@ def encode_entry(entry: Entry, identity_index: int) -> list[bytes]:
         WireError: a name or a body is beyond its limit.
         struct.error, AttributeError, TypeError: a field has the wrong type or range.
     """
-    protocol, role, _, code, start_us, latency_us, method, prediction_id, headers, request, response = entry
+    protocol, role, _, code, start_us, latency_us, method, prediction_id, headers, request, response, *rest = entry
+    flags, drop, server_us = rest
     if len(request) > MAX_BODY_BYTES or len(response) > MAX_BODY_BYTES or len(headers) > MAX_HEADERS:
         raise WireError("a body or the number of headers is beyond its limit")
     name, ident = _text(method), _text(prediction_id)
     late = min(max(latency_us, 0), 0xFFFFFFFF)
     sizes = (len(request), len(response), len(name), len(ident))
-    parts = [_RECORD.pack(protocol, role, identity_index, len(headers), code, start_us, late, *sizes), name, ident]
+    served = min(max(server_us, -1), 0x7FFFFFFF)
+    head = (protocol, role, identity_index, len(headers), code, start_us, late, *sizes, flags, drop, served)
+    parts = [_RECORD.pack(*head), name, ident]
     for key, value in headers:
         raw_key, raw_value = _text(key), _text(value)
         parts += (_PAIR.pack(len(raw_key), len(raw_value)), raw_key, raw_value)
@@ -237,9 +253,12 @@ def _headers(cursor: _Cursor, count: int) -> Headers:
 
 
 def _record(cursor: _Cursor, incarnation: bytes, seq: int, identities: Sequence[TapIdentity]) -> TapRecord:
-    protocol, role, who, headers, code, start_us, latency_us, request, response, method, ident = cursor.unpack(_RECORD)
+    protocol, role, who, headers, code, start_us, latency_us, *sizes, flags, drop, server_us = cursor.unpack(_RECORD)
+    request, response, method, ident = sizes
     if protocol not in _PROTOCOLS or role not in _ROLES or who >= len(identities):
         raise WireError(f"unknown protocol {protocol}, role {role} or identity {who}")
+    if drop not in _DROPS or flags > _ALL_FLAGS:
+        raise WireError(f"unknown reason {drop} or flags {flags}")
     if request > MAX_BODY_BYTES or response > MAX_BODY_BYTES:
         raise WireError(f"a body of {max(request, response)} bytes, the limit is {MAX_BODY_BYTES}")
     return TapRecord(
@@ -256,6 +275,9 @@ def _record(cursor: _Cursor, incarnation: bytes, seq: int, identities: Sequence[
         headers=_headers(cursor, headers),
         request=cursor.take(request),
         response=cursor.take(response),
+        flags=Flag(flags),
+        drop=_DROPS[drop],
+        server_us=server_us,
     )
 
 
