@@ -23,7 +23,7 @@ from pathlib import Path
 from pilotfish_node import envoy_config
 from pilotfish_node.files import read_json, write_atomically
 from pilotfish_node.model import GatewaySpec, GatewayView, ReplicaAddress
-from pilotfish_node.ports import free_port
+from pilotfish_node.ports import free_port, is_free
 from pilotfish_node.processes import Process, adopt, start
 
 __all__ = ["Gateway", "GatewayState", "envoy_binary"]
@@ -39,6 +39,8 @@ KINDS = {
 DRAIN_S = 10
 # How long a cluster stays after its last route went.
 LINGER_S = 3.0
+# How long a gateway that starts again waits for the ports that it had.
+OWN_PORTS_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class Gateway:
             return
         self._process = self._process or adopt(self._dir / "envoy.json")
         running = self._process is not None and self._process.alive()
+        if not running:
+            await self._await_own_ports()
         self._assign_ports(spec, running=running)
         view = GatewayView(spec, self._shared, tuple(sorted(self._ports.items())), tuple(sorted(addresses.items())))
         resources = envoy_config.files(view, host=self._host, files_dir=str(self._files))
@@ -157,6 +161,17 @@ class Gateway:
         if process is not None:
             await process.stop(grace_s=3.0)
         self._process = None
+
+    async def _await_own_ports(self) -> None:
+        """Wait a moment until the ports are free that this gateway had before.
+
+        The first thread of a killed process is gone before the last one, which still holds the sockets; whoever looks
+        in between would move the endpoints to other ports.
+        """
+        until = asyncio.get_running_loop().time() + OWN_PORTS_S
+        own = [port for port in (self._shared, *self._ports.values()) if port]
+        while not all(is_free(self._host, port) for port in own) and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.02)
 
     def _assign_ports(self, spec: GatewaySpec, *, running: bool) -> None:
         """Keep the ports that are in use; choose free ones for new endpoints."""

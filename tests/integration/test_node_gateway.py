@@ -9,6 +9,7 @@ import http.server
 import json
 import os
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -224,3 +225,20 @@ async def test_a_deployment_that_goes_costs_no_call(gateway: Gateway, servers: d
         for thread in threads:
             thread.join(10)
     assert Counter(status for status, _ in results).keys() == {200}
+
+
+async def test_a_gateway_that_starts_again_waits_for_ports_that_are_let_go_a_moment_later(
+    gateway: Gateway, servers: dict[str, _Server]
+) -> None:
+    await gateway.apply(spec(1, 10_000, 0), addresses(servers))
+    before = gateway.state
+    await gateway.stop()
+    held = socket.socket()
+    # As the last thread of a killed process: it still listens when the first one is gone.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", before.shared_port))
+    held.listen()
+    asyncio.get_running_loop().call_later(0.3, held.close)
+    await gateway.apply(spec(2, 10_000, 0), addresses(servers))
+    assert gateway.state.shared_port == before.shared_port
+    assert (await call(before.shared_port, 5)) == {"a": 5}
