@@ -217,15 +217,26 @@ class Tap:
             self._accepted_bytes - shipper.released_bytes,
         )
 
-    def close(self, timeout_s: float = 2.0) -> Books:
+    @property
+    def counters_path(self) -> Path | None:
+        """Return the file of the books; None when they are in memory only."""
+        return self._counters.path
+
+    def close(self, timeout_s: float = 2.0, *, lost: DropReason | None = None) -> Books:
         """Ship what is held for up to `timeout_s`, drop the rest by name, and return the closed books.
 
         Blocks: call it in a thread from an event loop. Calls served afterwards are counted as
         dropped(shutdown). Doing it twice changes nothing.
+
+        Args:
+            timeout_s: longest wait for the agent.
+            lost: why served calls have no record, where somebody else counts them; None: there are none.
         """
         with self._lock:
             first, self._closed = not self._closed, True
         if first and self._shipper.close(timeout_s):
+            if lost is not None:
+                self._slots[DROPPED + lost] += max(0, self.books().in_flight)
             self._counters.mark_closed()
         return self.books()
 

@@ -1,0 +1,105 @@
+"""`python -m pilotfish_sidecar.decoder`: the process that reads what the relay teed.
+
+Owns the flags, the connection to the relay and the order in which a session ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from pilotfish_sidecar.decoder.session import Session
+from pilotfish_sidecar.relay.tee_wire import PieceReader, TeeError, encode_hello
+from pilotfish_sidecar.tap.records import DropReason
+from pilotfish_sidecar.tap.tap import Tap, TapSettings
+
+__all__ = ["main"]
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES: Final = 1 << 20
+_CLOSE_S: Final = 5.0
+_LAST_COUNT_S: Final = 0.1
+
+
+class _Stop(Exception):
+    """SIGTERM came."""
+
+
+def _serve(tee: Path, tap_socket: Path, counters: Path) -> None:
+    """Decode one relay session; return when the relay closed it.
+
+    Raises:
+        OSError: there is no relay.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(str(tee))
+        tap = Tap(TapSettings(tap_socket, counters))
+        lost = DropReason.CRASH
+        try:
+            session, reader = Session(tap), PieceReader()
+            connection.sendall(encode_hello(str(tap.counters_path or "")))
+            log.info("decoding what %s tells", tee)
+            while chunk := connection.recv(_READ_BYTES):
+                for piece in reader.feed(chunk):
+                    session.take(piece)
+        except TeeError as error:
+            log.error("the relay says what is not of this protocol: %s", error)
+        except _Stop:
+            lost = DropReason.SHUTDOWN
+            raise
+        finally:
+            connection.close()
+            time.sleep(_LAST_COUNT_S)  # a relay that lives notices, and counts no more in these books
+            # What the relay counted and told nobody, or told too late, is booked as lost.
+            tap.close(_CLOSE_S, lost=lost)
+
+
+def _run(tee: Path, tap_socket: Path, counters: Path) -> None:
+    rng = random.Random()
+    wait_s = 0.05
+    while True:
+        try:
+            _serve(tee, tap_socket, counters)
+            wait_s = 0.05
+        except OSError as error:
+            log.debug("no relay at %s: %s", tee, error)
+            wait_s = min(wait_s * 2, 1.0)
+        time.sleep(rng.uniform(wait_s / 2, wait_s))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stop
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the decoder until SIGTERM; return 0."""
+    parser = argparse.ArgumentParser(prog="pilotfish-decoder", description="Reads what the relay teed.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="directory of the sidecar's runtime files")
+    parser.add_argument("--tap-socket", type=Path, help="Unix socket of the agent; default: tap.sock there")
+    parser.add_argument("--counters", type=Path, help="file of the books; default: tap.counters there")
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    args = parser.parse_args(argv)
+    level = getattr(logging, args.log_level.upper())
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    run_dir: Path = args.run_dir
+    try:
+        _run(run_dir / "tee.sock", args.tap_socket or run_dir / "tap.sock", args.counters or run_dir / "tap.counters")
+    except _Stop:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

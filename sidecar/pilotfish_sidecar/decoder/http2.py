@@ -1,0 +1,287 @@
+"""From the frames of one HTTP/2 connection to calls.
+
+Owns the header compression of both directions, and which frames belong to which call. It never raises for what was on
+the wire: a connection that it cannot follow gives calls that are unreadable, one for each that can still be told apart.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from hpack import Decoder, HPACKError
+
+from pilotfish_sidecar.decoder.calls import Body, Budget, Call, Sink
+from pilotfish_sidecar.relay.http2 import HEAD_BYTES, PREFACE
+from pilotfish_sidecar.relay.tee_wire import Cause, Direction
+from pilotfish_sidecar.tap.headers import read_headers
+from pilotfish_sidecar.tap.records import DropReason, Protocol
+
+__all__ = ["Http2Connection"]
+
+log = logging.getLogger(__name__)
+
+_DATA, _HEADERS, _RST, _SETTINGS, _PUSH, _CONTINUATION = 0, 1, 3, 4, 5, 9
+_END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
+_TABLE_SIZE: Final = 1
+_MAX_BLOCK: Final = 256 << 10
+_MAX_TABLE: Final = 1 << 20
+_MAX_OPEN: Final = 100_000
+_MEMO: Final = 256
+_CANCELLED, _UNKNOWN, _INTERNAL, _UNAVAILABLE = 1, 2, 13, 14
+# RST_STREAM's code -> gRPC status, as gRPC over HTTP/2 documents it.
+_OF_RESET: Final = {0: _INTERNAL, 7: _UNAVAILABLE, 8: _CANCELLED, 11: 8, 12: 7}
+_CLIENT_LEFT: Final = 499
+
+Pairs = list[tuple[bytes, bytes]]
+
+
+class _Unreadable(Exception):
+    """The connection cannot be followed any more."""
+
+
+class _Blocks:
+    """The header compression of one direction, with a memory of blocks that change nothing."""
+
+    __slots__ = ("_decoder", "_memo")
+
+    def __init__(self) -> None:
+        self._decoder = Decoder(max_header_list_size=_MAX_BLOCK)
+        self._memo: dict[bytes, Pairs] = {}
+
+    def allow(self, size: int) -> None:
+        """Let the table grow to what the other side offers; that it shrinks is said in a block."""
+        if size > self._decoder.max_allowed_table_size:
+            self._decoder.max_allowed_table_size = min(size, _MAX_TABLE)
+
+    def decode(self, block: bytes) -> Pairs:
+        known = self._memo.get(block)
+        if known is not None:
+            return known
+        entries, size = self._decoder.header_table.dynamic_entries, self._decoder.header_table.maxsize
+        count, newest = len(entries), entries[0] if entries else None
+        try:
+            pairs: Pairs = [(name, value) for name, value in self._decoder.decode(block, raw=True)]
+        except (HPACKError, IndexError, ValueError, UnicodeError) as error:
+            raise _Unreadable(f"a header block: {error}") from error
+        table = self._decoder.header_table
+        # Every new entry is a new object in front of the others.
+        same = newest is (entries[0] if entries else None) and (count, size) == (len(entries), table.maxsize)
+        if same:
+            if len(self._memo) >= _MEMO:
+                self._memo.clear()
+            self._memo[block] = pairs
+        else:
+            # Positions in the table moved: the same bytes mean something else from now on.
+            self._memo.clear()
+        return pairs
+
+
+class _Half:
+    """One direction."""
+
+    __slots__ = ("block", "block_flags", "block_stream", "blocks", "rest")
+
+    def __init__(self) -> None:
+        self.rest = b""
+        self.blocks = _Blocks()
+        self.block = b""
+        self.block_stream = -1
+        self.block_flags = 0
+
+
+class Http2Connection:
+    """The calls of one connection.
+
+    Args:
+        sink: gets every call once.
+        budget: of the bodies of all connections.
+    """
+
+    def __init__(self, sink: Sink, budget: Budget) -> None:
+        """Begin at the client's preface."""
+        self._sink = sink
+        self._budget = budget
+        self._calls: dict[int, Call] = {}
+        self._last = 0
+        self._preface = len(PREFACE)
+        self._halves = (_Half(), _Half())
+        self._broken = False
+
+    def data(self, direction: int, chunk: bytes, time_us: int) -> None:
+        """Take bytes of one direction."""
+        half = self._halves[direction]
+        if direction == Direction.TO_SERVER and self._preface:
+            skipped = min(self._preface, len(chunk))
+            self._preface -= skipped
+            chunk = chunk[skipped:]
+        data = half.rest + chunk if half.rest else chunk
+        position, end = 0, len(data)
+        while end - position >= HEAD_BYTES:
+            length = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
+            body = position + HEAD_BYTES
+            if end - body < length:
+                break
+            stream = int.from_bytes(data[position + 5 : body], "big") & 0x7FFFFFFF
+            self._frame(direction, data[position + 3], data[position + 4], stream, data[body : body + length], time_us)
+            position = body + length
+        half.rest = data[position:]
+
+    def stripped(self, direction: int, head: bytes, time_us: int) -> None:
+        """Take the head of a DATA frame whose body was left out."""
+        stream = int.from_bytes(head[5:9], "big") & 0x7FFFFFFF
+        call = self._calls.get(stream)
+        if call is not None:
+            call.strip(DropReason.STRIPPED)
+        self._frame(direction, _DATA, head[4] & ~_PADDED, stream, b"", time_us)
+
+    def close(self, cause: int, time_us: int) -> None:
+        """Finish the open calls: they ended with the connection."""
+        for call in self._calls.values():
+            if cause == Cause.GONE_BLIND:
+                call.strip(DropReason.BLIND)
+                continue
+            if call.protocol is Protocol.GRPC:
+                call.code = _CANCELLED if cause == Cause.BY_CLIENT else _UNAVAILABLE
+            elif call.status == 0 or cause == Cause.BY_CLIENT:
+                call.status = _CLIENT_LEFT if cause == Cause.BY_CLIENT else 502
+            self._sink.finish(call, time_us)
+        self._calls.clear()
+
+    def _frame(self, direction: int, kind: int, flags: int, stream: int, payload: bytes, time_us: int) -> None:
+        try:
+            if kind == _DATA:
+                self._take_data(direction, flags, stream, payload, time_us)
+            elif kind in (_HEADERS, _CONTINUATION, _PUSH):
+                self._take_block(direction, kind, flags, stream, payload, time_us)
+            elif kind == _RST:
+                code = int.from_bytes(payload[:4], "big")
+                self._end(stream, time_us, _OF_RESET.get(code, _INTERNAL))
+            elif kind == _SETTINGS and not flags & _ACK:
+                self._take_settings(direction, payload)
+        except _Unreadable as error:
+            self._break(error)
+            if kind == _HEADERS:
+                self._take_block(direction, kind, flags, stream, payload, time_us)
+
+    def _break(self, error: Exception) -> None:
+        if not self._broken:
+            log.warning("a connection cannot be read any more: %s", error)
+        self._broken = True
+        for call in self._calls.values():
+            call.strip(DropReason.UNREADABLE)
+
+    def _take_settings(self, direction: int, payload: bytes) -> None:
+        for at in range(0, len(payload) - 5, 6):
+            if int.from_bytes(payload[at : at + 2], "big") == _TABLE_SIZE:
+                # What one side offers is what the other side's encoder may use.
+                self._halves[1 - direction].blocks.allow(int.from_bytes(payload[at + 2 : at + 6], "big"))
+
+    def _take_data(self, direction: int, flags: int, stream: int, payload: bytes, time_us: int) -> None:
+        call = self._calls.get(stream)
+        if call is None:
+            return
+        if call.kept and payload:
+            if flags & _PADDED:
+                payload = payload[1 : len(payload) - payload[0]]
+            if direction == Direction.TO_SERVER:
+                call.request.add(payload)
+            else:
+                call.response.add(payload)
+                if call.streaming:
+                    self._sink.part(call, time_us)
+        if flags & _END_STREAM:
+            if direction == Direction.TO_SERVER:
+                call.asked_us = time_us
+            else:
+                self._end(stream, time_us)
+
+    def _take_block(self, direction: int, kind: int, flags: int, stream: int, payload: bytes, time_us: int) -> None:
+        half = self._halves[direction]
+        if kind == _CONTINUATION:
+            half.block += payload
+        else:
+            half.block, half.block_flags = _fragment(kind, flags, payload), flags
+            half.block_stream = stream if kind == _HEADERS else -1
+            if kind == _HEADERS and direction == Direction.TO_SERVER and stream > self._last and stream & 1:
+                self._open(stream, time_us)
+        if len(half.block) > _MAX_BLOCK:
+            half.block = b""
+            self._break(_Unreadable("a header block is too long"))
+        if not flags & _END_HEADERS:
+            return
+        block, half.block = half.block, b""
+        pairs = [] if self._broken else half.blocks.decode(block)
+        if half.block_stream < 0:
+            return
+        call = self._calls.get(half.block_stream)
+        if call is None:
+            return
+        if direction == Direction.TO_SERVER:
+            if not call.path and not self._broken:
+                _read_request(call, pairs)
+            if half.block_flags & _END_STREAM:
+                call.asked_us = time_us
+        else:
+            _read_answer(call, pairs)
+            if half.block_flags & _END_STREAM:
+                self._end(half.block_stream, time_us)
+
+    def _open(self, stream: int, time_us: int) -> None:
+        self._last = stream
+        if len(self._calls) >= _MAX_OPEN:
+            return
+        call = Call(time_us, Body(self._budget), Body(self._budget), part_us=time_us)
+        if self._broken:
+            call.strip(DropReason.UNREADABLE)
+        self._calls[stream] = call
+
+    def _end(self, stream: int, time_us: int, code: int | None = None) -> None:
+        call = self._calls.pop(stream, None)
+        if call is None:
+            return
+        if call.protocol is Protocol.GRPC:
+            if call.code < 0:
+                call.code = _UNKNOWN if code is None else code
+        elif code is not None and not call.status:
+            call.status = _CLIENT_LEFT if code == _CANCELLED else 502
+        self._sink.finish(call, time_us)
+
+
+def _fragment(kind: int, flags: int, payload: bytes) -> bytes:
+    """Return the header block's bytes of a HEADERS or PUSH_PROMISE frame."""
+    start, end = 0, len(payload)
+    if flags & _PADDED and payload:
+        start, end = 1, end - payload[0]
+    if kind == _PUSH:
+        start += 4
+    elif flags & _PRIORITY:
+        start += 5
+    return payload[start:end]
+
+
+def _read_request(call: Call, pairs: Pairs) -> None:
+    path = content_type = b""
+    coding = b""
+    for name, value in pairs:
+        if name == b":path":
+            path = value
+        elif name == b"content-type":
+            content_type = value
+        elif name in (b"grpc-encoding", b"content-encoding"):
+            coding = value
+    protocol = Protocol.GRPC if content_type.startswith(b"application/grpc") else Protocol.REST
+    headers = read_headers((name.decode("latin-1"), value) for name, value in pairs if name[:1] != b":")
+    call.name(path.decode("latin-1"), headers, protocol)
+    if coding:
+        call.encodings[0] = coding.decode("latin-1")
+
+
+def _read_answer(call: Call, pairs: Pairs) -> None:
+    for name, value in pairs:
+        if name == b"grpc-status":
+            call.code = int(value) if value.isdigit() and len(value) < 4 else _UNKNOWN
+        elif name == b":status" and value.isdigit() and value[:1] != b"1":
+            call.status = int(value[:3])
+        elif name == (b"grpc-encoding" if call.protocol is Protocol.GRPC else b"content-encoding"):
+            call.encodings[1] = value.decode("latin-1")

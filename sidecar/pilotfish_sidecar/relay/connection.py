@@ -1,0 +1,355 @@
+"""One relayed connection: bytes to the other side first, then a look at them.
+
+Owns the two sockets, back-pressure both ways, and what is known of the connection: its protocol, its calls, whether it
+is teed, blind or opaque, and its draining. It never changes the bytes of a call; while draining it inserts one GOAWAY
+between two frames, or `Connection: close` into the head of a response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from pilotfish_sidecar.relay.http1 import MessageWalker, Requests, Unclear, close_after, looks_like_request
+from pilotfish_sidecar.relay.http2 import GOAWAY, PREFACE, Calls, FrameWalker
+from pilotfish_sidecar.relay.tee import TeeSession, open_piece
+from pilotfish_sidecar.relay.tee_wire import Cause, Direction, Kind, Protocol
+
+if TYPE_CHECKING:
+    from pilotfish_sidecar.relay.relay import Relay
+
+__all__ = ["Connection", "Mode"]
+
+_CLOSE_AFTER_GOAWAY_S: Final = 0.3
+_KEEPS_CONNECTIONS: Final = (b"grpc-python-grpclib/", b"python-httpx/")
+_SAMPLE: Final = 63
+_MAX_UNSOLICITED: Final = 64 << 10
+
+
+class Mode(enum.Enum):
+    """What happens to the bytes beside being forwarded."""
+
+    SNIFFING = 0
+    TEED = 1
+    BLIND = 2
+    """Followed for counting and draining, told to nobody."""
+    OPAQUE = 3
+    """Of a protocol that is not followed."""
+
+
+class Connection:
+    """Both sides of one connection.
+
+    Args:
+        relay: whose it is.
+        number: never used again.
+        listener: which listener it came in by.
+    """
+
+    def __init__(self, relay: Relay, number: int, listener: int) -> None:
+        """Wait for both sides."""
+        self.number = number
+        self.listener = listener
+        self.mode = Mode.SNIFFING
+        self.protocol: Protocol | None = None
+        self.session: TeeSession | None = None
+        self.draining = False
+        self.told_to_leave = False
+        self._relay = relay
+        self._begun = b""
+        self._answered = b""
+        self._early = b""
+        self._early_end = False
+        self._calls = Calls()
+        self._requests = Requests()
+        self._walkers: tuple[Any, Any] = (None, None)
+        self._client: asyncio.Transport | None = None
+        self._server: asyncio.Transport | None = None
+        self._held = b""
+        self._keeps_connection = False
+        self._turn = 0
+        self._closed = False
+
+    # The two sides
+
+    def client_came(self, transport: asyncio.Transport) -> None:
+        """Take the client's side; it is read once the server's side is there."""
+        self._client = transport
+        transport.pause_reading()
+        _no_delay(transport)
+
+    def server_came(self, transport: asyncio.Transport) -> None:
+        """Take the server's side."""
+        self._server = transport
+        _no_delay(transport)
+        if self._client is None or self._client.is_closing():
+            transport.abort()
+            return
+        early, self._early = self._early, b""
+        if early:
+            self.carry(Direction.TO_SERVER, early)
+        if self._early_end:
+            self.half_closed(Direction.TO_SERVER)
+        self._client.resume_reading()
+
+    def server_refused(self) -> None:
+        """End the client's side: the model server does not take connections."""
+        if self._client is not None:
+            self._client.abort()
+
+    def pause(self, direction: Direction) -> None:
+        """Stop reading what goes in this direction: the other side's buffer is full."""
+        source = self._client if direction is Direction.TO_SERVER else self._server
+        if source is not None and not source.is_closing():
+            source.pause_reading()
+
+    def resume(self, direction: Direction) -> None:
+        """Read on."""
+        source = self._client if direction is Direction.TO_SERVER else self._server
+        if source is not None and not source.is_closing():
+            source.resume_reading()
+
+    def half_closed(self, direction: Direction) -> bool:
+        """Pass on that one side sends no more; return whether it stays open for the answer."""
+        target = self._server if direction is Direction.TO_SERVER else self._client
+        if target is None:
+            self._early_end = True
+            return True
+        if target.is_closing():
+            return False
+        if not target.can_write_eof():
+            target.close()
+            return False
+        with contextlib.suppress(OSError, RuntimeError):
+            target.write_eof()
+        return True
+
+    def lost(self, direction: Direction, error: Exception | None) -> None:
+        """End the other side in the same way."""
+        target = self._server if direction is Direction.TO_SERVER else self._client
+        if target is not None and not target.is_closing():
+            if error is not None:
+                target.abort()
+            else:
+                target.close()
+        if not self._closed:
+            self._closed = True
+            self._finish(Cause.BY_CLIENT if direction is Direction.TO_SERVER else Cause.BY_SERVER)
+            self._relay.forget(self)
+
+    def _finish(self, cause: Cause) -> None:
+        ended = self._calls.close()
+        walker = self._walkers[Direction.TO_CLIENT]
+        if self.protocol is Protocol.HTTP1 and self.mode is not Mode.OPAQUE:
+            # An answer without a length ends with the connection; a request without an answer ended with it too.
+            ended = walker.end() + len(self._requests.waiting)
+        session = self.session
+        if self.mode is Mode.TEED and session is not None and session.alive:
+            session.put(Kind.CLOSE, 0, self.listener, self.number, bytes([cause]))
+        self._count(ended)
+
+    # Bytes
+
+    def carry(self, direction: Direction, chunk: bytes) -> None:
+        """Forward a chunk, then look at it."""
+        if direction is Direction.TO_SERVER:
+            target = self._server
+        elif self.draining and self.protocol is Protocol.HTTP1 and self.mode is not Mode.OPAQUE:
+            self._carry_draining_http1(chunk)
+            return
+        else:
+            target = self._client
+        if target is None:
+            # uvloop begins to read after connection_made, whatever was paused in it.
+            self._early += chunk
+            return
+        self._turn += 1
+        if self._turn & _SAMPLE:
+            target.write(chunk)
+        else:
+            begin = time.perf_counter_ns()
+            target.write(chunk)
+            self._relay.stats.note_added_us((time.perf_counter_ns() - begin) / 1000)
+        if self.mode is Mode.OPAQUE:
+            return
+        if self.mode is Mode.SNIFFING:
+            self._sniff(direction, chunk)
+        else:
+            self._look(direction, chunk)
+
+    def _sniff(self, direction: Direction, chunk: bytes) -> None:
+        """Tell the protocol by the client's first bytes."""
+        if direction is Direction.TO_CLIENT:
+            # A server of HTTP/2 may send its settings before the client has said a word.
+            self._answered += chunk
+            if len(self._answered) > _MAX_UNSOLICITED:
+                self._become_opaque()
+            return
+        self._begun += chunk
+        begun = self._begun
+        if begun.startswith(PREFACE):
+            self.protocol = Protocol.HTTP2
+            self._walkers = (
+                FrameWalker(self._calls, to_client=False, skip=len(PREFACE)),
+                FrameWalker(self._calls, to_client=True),
+            )
+        elif PREFACE.startswith(begun):
+            return
+        else:
+            known = looks_like_request(begun)
+            if known is None:
+                return
+            if not known:
+                self._become_opaque()
+                return
+            self.protocol = Protocol.HTTP1
+            self._walkers = (
+                MessageWalker(self._requests, to_client=False),
+                MessageWalker(self._requests, to_client=True),
+            )
+        self.session = self._relay.tee.session
+        answered, self._begun, self._answered = self._answered, b"", b""
+        if self.session is None or self.session.full:
+            self.mode = Mode.BLIND
+            self._relay.stats.blind += 1
+        else:
+            self.mode = Mode.TEED
+            open_piece(self.session, self.listener, self.number, self.protocol)
+        self._look(direction, begun)
+        if answered:
+            self._look(Direction.TO_CLIENT, answered)
+
+    def _become_opaque(self) -> None:
+        self.mode = Mode.OPAQUE
+        self._begun = self._answered = b""
+        self._relay.stats.opaque += 1
+
+    def go_blind(self) -> None:
+        """Tell the decoder that it hears no more of this connection."""
+        if self.mode is not Mode.TEED:
+            return
+        self.mode = Mode.BLIND
+        self._relay.stats.blind += 1
+        session = self.session
+        if session is not None and session.alive:
+            session.put(Kind.CLOSE, 0, self.listener, self.number, bytes([Cause.GONE_BLIND]))
+        self.session = None
+
+    def _look(self, direction: Direction, chunk: bytes) -> None:
+        session = self.session
+        if self.mode is Mode.TEED and (session is None or not session.alive or session.full):
+            self.go_blind()
+        if self.protocol is Protocol.HTTP2:
+            self._look_http2(direction, chunk)
+        else:
+            self._look_http1(direction, chunk)
+
+    def _look_http2(self, direction: Direction, chunk: bytes) -> None:
+        walker: FrameWalker = self._walkers[direction]
+        session = self.session
+        if self.mode is Mode.TEED and session is not None:
+            if session.stripping or walker.omitting:
+                ended = walker.walk_and_strip(chunk)
+                now_us = time.time_ns() // 1000
+                for stripped, data in walker.segments:
+                    kind = Kind.STRIPPED if stripped else Kind.DATA
+                    session.put(kind, direction, self.listener, self.number, data, now_us)
+            else:
+                ended = walker.walk(chunk)
+                session.put(Kind.DATA, direction, self.listener, self.number, chunk)
+        else:
+            ended = walker.walk(chunk)
+        if not self._keeps_connection and direction is Direction.TO_SERVER and self._calls.last <= 1:
+            self._keeps_connection = any(agent in chunk for agent in _KEEPS_CONNECTIONS)
+        if ended:
+            self._count(ended)
+        if self.draining:
+            self.drain()
+
+    def _look_http1(self, direction: Direction, chunk: bytes) -> None:
+        walker: MessageWalker = self._walkers[direction]
+        session = self.session if self.mode is Mode.TEED else None
+        try:
+            ended = walker.walk(chunk, strip=session is not None and session.stripping)
+        except Unclear:
+            self.go_blind()
+            # Nothing can be counted any more: the waiting calls are, as they were seen.
+            waiting = len(self._requests.waiting)
+            self._requests.waiting.clear()
+            self._count(waiting)
+            self._become_opaque()
+            return
+        if session is not None:
+            now_us = time.time_ns() // 1000
+            for stripped, data in walker.segments:
+                kind = Kind.STRIPPED if stripped else Kind.DATA
+                session.put(kind, direction, self.listener, self.number, data, now_us)
+        if ended:
+            self._count(ended)
+
+    def _count(self, calls: int) -> None:
+        if not calls:
+            return
+        tee, session = self._relay.tee, self.session
+        if self.mode is Mode.TEED and session is not None:
+            tee.count_read(session, calls)
+        else:
+            tee.count_unread(calls)
+
+    # Draining
+
+    def drain(self) -> None:
+        """Make the client open a fresh connection, as soon as that harms no call."""
+        self.draining = True
+        if self.protocol is not Protocol.HTTP2 or self._client is None or self._client.is_closing():
+            return
+        walker: FrameWalker = self._walkers[Direction.TO_CLIENT]
+        if self.told_to_leave:
+            return
+        if self._keeps_connection or self._calls.last == 0 or not walker.at_boundary or walker.in_headers:
+            return
+        self.told_to_leave = True
+        self._client.write(GOAWAY)
+        asyncio.get_running_loop().call_later(_CLOSE_AFTER_GOAWAY_S, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if self._client is None or self._client.is_closing():
+            return
+        if self._calls.open:
+            asyncio.get_running_loop().call_later(_CLOSE_AFTER_GOAWAY_S, self._close_if_idle)
+        else:
+            self._client.close()
+
+    def _carry_draining_http1(self, chunk: bytes) -> None:
+        """Forward a response's bytes; the head of the next one says that the connection closes after it."""
+        client = self._client
+        if client is None:
+            return
+        walker: MessageWalker = self._walkers[Direction.TO_CLIENT]
+        if not self.told_to_leave and (walker.at_boundary or self._held):
+            self._held += chunk
+            end = self._held.find(b"\r\n\r\n")
+            if end < 0 and len(self._held) < 64 << 10:
+                self._look(Direction.TO_CLIENT, b"")
+                return
+            head, rest, self._held = self._held[: end + 4], self._held[end + 4 :], b""
+            final = end >= 0 and head[9:12].isdigit() and int(head[9:12]) >= 200
+            client.write((close_after(head) if final else head) + rest)
+            self.told_to_leave = final
+            chunk = head + rest
+        else:
+            client.write(chunk)
+        self._look(Direction.TO_CLIENT, chunk)
+        if self.told_to_leave and walker.at_boundary and not client.is_closing():
+            client.close()
+
+
+def _no_delay(transport: asyncio.Transport) -> None:
+    raw = transport.get_extra_info("socket")
+    if raw is not None:
+        with contextlib.suppress(OSError):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
