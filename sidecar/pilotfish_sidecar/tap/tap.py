@@ -151,7 +151,8 @@ class Tap:
         """
         slots = self._slots
         with self._lock:
-            slots[SERVED] += served
+            if served:  # adding nothing would write an old value over what another process counts here
+                slots[SERVED] += served
             try:
                 sent, received = len(response), len(request)
                 if sent > self._max_body_bytes or received > self._max_body_bytes:

@@ -1,0 +1,174 @@
+"""Following frames and messages: the same calls however the bytes are cut, and the tee's bytes give the same calls."""
+
+from __future__ import annotations
+
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pilotfish_sidecar.relay.http1 import MessageWalker, Requests, Unclear, close_after, looks_like_request
+from pilotfish_sidecar.relay.http2 import HEAD_BYTES, PREFACE, Calls, FrameWalker
+
+REQUEST = [(":method", "POST"), (":scheme", "http"), (":path", "/s/m"), (":authority", "a"), ("te", "trailers")]
+
+
+def conversation(bodies: list[int], reset: int = -1) -> tuple[bytes, bytes]:
+    """Return what a client and a server of the h2 library say: a call per body size; `reset` is cancelled."""
+    client = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
+    server = H2Connection(H2Configuration(client_side=False))
+    client.initiate_connection()
+    server.initiate_connection()
+    to_server, to_client = b"", b""
+    for index, size in enumerate(bodies):
+        stream = client.get_next_available_stream_id()
+        client.send_headers(stream, [*REQUEST, ("x-request-id", f"r{index}")])
+        client.send_data(stream, bytes(min(size, 16000)), end_stream=True)
+        if index == reset:
+            client.reset_stream(stream, 8)
+        sent = client.data_to_send()
+        to_server += sent
+        server.receive_data(sent)
+        if index != reset:
+            server.send_headers(stream, [(":status", "200"), ("content-type", "application/grpc")])
+            server.send_data(stream, bytes(min(size, 16000)))
+            server.send_headers(stream, [("grpc-status", "0")], end_stream=True)
+        answered = server.data_to_send()
+        to_client += answered
+        client.receive_data(answered)
+    return to_server, to_client
+
+
+def walkers() -> tuple[Calls, FrameWalker, FrameWalker]:
+    calls = Calls()
+    return calls, FrameWalker(calls, to_client=False, skip=len(PREFACE)), FrameWalker(calls, to_client=True)
+
+
+def cuts(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=6), st.integers(1, 500), st.integers(1, 500))
+def test_every_call_ends_once_however_the_bytes_are_cut(bodies, first, second):
+    to_server, to_client = conversation(bodies, reset=0)
+    calls, up, down = walkers()
+    cancelled = sum(up.walk(part) for part in cuts(to_server, first))
+    assert (cancelled, len(calls.open)) == (1, len(bodies) - 1)
+    assert sum(down.walk(part) for part in cuts(to_client, second)) == len(bodies) - 1
+    assert up.at_boundary and down.at_boundary and not up.in_headers and not down.in_headers
+    assert calls.close() == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=5), st.integers(1, 700), st.lists(st.booleans(), min_size=1))
+def test_leaving_bodies_out_keeps_every_other_frame_whole(bodies, size, modes):
+    _, data = conversation(bodies)
+    _, _, plain = walkers()
+    _, _, stripping = walkers()
+    kept = b""
+    for index, part in enumerate(cuts(data, size)):
+        strip = modes[index % len(modes)]
+        if strip or stripping.omitting:
+            ended = stripping.walk_and_strip(part)
+            for is_head, piece in stripping.segments:
+                if is_head:
+                    assert len(piece) == HEAD_BYTES and piece[3] == 0
+                    # A reader that knows the frame's length goes on behind the body.
+                    kept += piece + b"\xee" * int.from_bytes(piece[:3], "big")
+                else:
+                    kept += piece
+        else:
+            ended = stripping.walk(part)
+            kept += part
+        assert ended == plain.walk(part)
+    assert len(kept) == len(data)
+    assert all(a == b for a, b in zip(kept, data, strict=True) if a != 0xEE)
+    assert stripping.at_boundary and not stripping.omitting
+
+
+def test_a_chunk_of_whole_frames_is_told_without_any_body():
+    _, data = conversation([100, 0, 3000])
+    calls, _, down = walkers()
+    calls.open |= {1, 3, 5}
+    assert down.walk_and_strip(data) == 3
+    heads = [piece for is_head, piece in down.segments if is_head]
+    assert [int.from_bytes(head[:3], "big") for head in heads] == [100, 3000]
+    assert sum(len(piece) for _, piece in down.segments) == len(data) - 3100
+
+
+def message(status: bytes, *headers: bytes, body: bytes = b"") -> bytes:
+    return b"\r\n".join([status, *headers, b"", b""]) + body
+
+
+POST = message(b"POST /p HTTP/1.1", b"Content-Length: 5", body=b"hello")
+HEAD = message(b"HEAD /p HTTP/1.1")
+OK = message(b"HTTP/1.1 200 OK", b"content-length: 3", body=b"abc")
+CHUNKED = message(
+    b"HTTP/1.1 200 OK", b"Transfer-Encoding: chunked", body=b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: 1\r\n\r\n"
+)
+CONTINUE = message(b"HTTP/1.1 100 Continue")
+NO_CONTENT = message(b"HTTP/1.1 204 No Content")
+
+
+@given(st.integers(1, 200))
+def test_answers_are_counted_however_the_bytes_are_cut(size):
+    requests = Requests()
+    up, down = MessageWalker(requests, to_client=False), MessageWalker(requests, to_client=True)
+    for part in cuts(POST + POST + HEAD + POST, size):
+        assert up.walk(part) == 0
+    head_answer = message(b"HTTP/1.1 200 OK", b"content-length: 999")
+    assert sum(down.walk(part) for part in cuts(CONTINUE + OK + CHUNKED + head_answer + NO_CONTENT, size)) == 4
+    assert up.at_boundary and down.at_boundary and not requests.waiting and down.end() == 0
+
+
+@given(st.integers(1, 120))
+def test_left_out_bodies_are_told_once_a_message(size):
+    requests = Requests()
+    up, down = MessageWalker(requests, to_client=False), MessageWalker(requests, to_client=True)
+    up.walk(POST * 3)
+    ends, kept = 0, b""
+    for part in cuts(OK + CHUNKED + NO_CONTENT, size):
+        down.walk(part, strip=True)
+        ends += sum(stripped for stripped, _ in down.segments)
+        kept += b"".join(data for stripped, data in down.segments if not stripped)
+    assert ends == 2
+    assert kept.count(b"HTTP/1.1") == 3 and (b"abc" not in kept or size > 40)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        message(b"HTTP/1.1 200 OK", b"Content-Length: 3", b"Content-Length: 4"),
+        message(b"HTTP/1.1 200 OK", b"Content-Length: 3", b"Transfer-Encoding: chunked"),
+        message(b"HTTP/1.1 200 OK", b"Transfer-Encoding: gzip, chunked"),
+        message(b"HTTP/1.1 101 Switching Protocols"),
+        b"nonsense\r\n\r\n",
+        b"x" * 70_000,
+    ],
+)
+def test_what_cannot_be_followed_for_sure_is_said(head):
+    requests = Requests()
+    MessageWalker(requests, to_client=False).walk(POST)
+    with pytest.raises(Unclear):
+        MessageWalker(requests, to_client=True).walk(head)
+
+
+def test_an_answer_without_a_length_ends_with_the_connection():
+    requests = Requests()
+    MessageWalker(requests, to_client=False).walk(POST)
+    down = MessageWalker(requests, to_client=True)
+    assert down.walk(message(b"HTTP/1.1 200 OK", body=b"and so on")) == 0
+    assert down.lasts_until_close and down.end() == 1
+
+
+def test_a_head_that_says_goodbye_says_it_once():
+    head = message(b"HTTP/1.1 200 OK", b"Connection: keep-alive", b"Keep-Alive: timeout=5", b"Content-Length: 3")
+    assert close_after(head) == message(b"HTTP/1.1 200 OK", b"Content-Length: 3", b"Connection: close")
+
+
+def test_requests_are_told_by_their_method():
+    assert looks_like_request(b"POST /x") and looks_like_request(b"GET /")
+    assert looks_like_request(b"PO") is None and looks_like_request(b"") is None
+    assert looks_like_request(b"\x16\x03\x01") is False
