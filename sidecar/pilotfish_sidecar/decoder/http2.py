@@ -7,14 +7,16 @@ the wire: a connection that it cannot follow gives calls that are unreadable, on
 from __future__ import annotations
 
 import logging
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 from hpack import Decoder, HPACKError
 
 from pilotfish_sidecar.decoder.calls import Body, Budget, Call, Sink
 from pilotfish_sidecar.relay.http2 import HEAD_BYTES, PREFACE
 from pilotfish_sidecar.relay.tee_wire import Cause, Direction
-from pilotfish_sidecar.tap.headers import read_headers
+from pilotfish_sidecar.tap.headers import CallHeaders, read_headers
 from pilotfish_sidecar.tap.records import DropReason, Protocol
 
 __all__ = ["Http2Connection"]
@@ -36,32 +38,56 @@ _CLIENT_LEFT: Final = 499
 Pairs = list[tuple[bytes, bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What matters of a request's headers."""
+
+    path: str
+    headers: CallHeaders
+    protocol: Protocol
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What matters of the headers or trailers of an answer; None: not said."""
+
+    status: int | None
+    code: int | None
+    grpc_encoding: str | None
+    encoding: str | None
+
+
+_Read = TypeVar("_Read")
+
+
 class _Unreadable(Exception):
     """The connection cannot be followed any more."""
 
 
-class _Blocks:
+class _Blocks(Generic[_Read]):
     """The header compression of one direction, with a memory of blocks that change nothing."""
 
-    __slots__ = ("_decoder", "_memo")
+    __slots__ = ("_decoder", "_memo", "_read")
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[Pairs], _Read]) -> None:
         self._decoder = Decoder(max_header_list_size=_MAX_BLOCK)
-        self._memo: dict[bytes, Pairs] = {}
+        self._read = read
+        self._memo: dict[bytes, _Read] = {}
 
     def allow(self, size: int) -> None:
         """Let the table grow to what the other side offers; that it shrinks is said in a block."""
         if size > self._decoder.max_allowed_table_size:
             self._decoder.max_allowed_table_size = min(size, _MAX_TABLE)
 
-    def decode(self, block: bytes) -> Pairs:
+    def decode(self, block: bytes) -> _Read:
         known = self._memo.get(block)
         if known is not None:
             return known
         entries, size = self._decoder.header_table.dynamic_entries, self._decoder.header_table.maxsize
         count, newest = len(entries), entries[0] if entries else None
         try:
-            pairs: Pairs = [(name, value) for name, value in self._decoder.decode(block, raw=True)]
+            found = self._read([(name, value) for name, value in self._decoder.decode(block, raw=True)])
         except (HPACKError, IndexError, ValueError, UnicodeError) as error:
             raise _Unreadable(f"a header block: {error}") from error
         table = self._decoder.header_table
@@ -70,11 +96,11 @@ class _Blocks:
         if same:
             if len(self._memo) >= _MEMO:
                 self._memo.clear()
-            self._memo[block] = pairs
+            self._memo[block] = found
         else:
             # Positions in the table moved: the same bytes mean something else from now on.
             self._memo.clear()
-        return pairs
+        return found
 
 
 class _Half:
@@ -82,9 +108,10 @@ class _Half:
 
     __slots__ = ("block", "block_flags", "block_stream", "blocks", "rest")
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[Pairs], Any]) -> None:
         self.rest = b""
-        self.blocks = _Blocks()
+        # Any: a request or an answer, by direction.
+        self.blocks: _Blocks[Any] = _Blocks(read)
         self.block = b""
         self.block_stream = -1
         self.block_flags = 0
@@ -105,7 +132,7 @@ class Http2Connection:
         self._calls: dict[int, Call] = {}
         self._last = 0
         self._preface = len(PREFACE)
-        self._halves = (_Half(), _Half())
+        self._halves = (_Half(_read_request), _Half(_read_answer))
         self._broken = False
 
     def data(self, direction: int, chunk: bytes, time_us: int) -> None:
@@ -211,19 +238,21 @@ class Http2Connection:
         if not flags & _END_HEADERS:
             return
         block, half.block = half.block, b""
-        pairs = [] if self._broken else half.blocks.decode(block)
+        read = None if self._broken else half.blocks.decode(block)
         if half.block_stream < 0:
             return
         call = self._calls.get(half.block_stream)
         if call is None:
             return
         if direction == Direction.TO_SERVER:
-            if not call.path and not self._broken:
-                _read_request(call, pairs)
+            if not call.path and read is not None:
+                call.name(read.path, read.headers, read.protocol)
+                call.encodings[0] = read.encoding
             if half.block_flags & _END_STREAM:
                 call.asked_us = time_us
         else:
-            _read_answer(call, pairs)
+            if read is not None:
+                _take_answer(call, read)
             if half.block_flags & _END_STREAM:
                 self._end(half.block_stream, time_us)
 
@@ -260,9 +289,9 @@ def _fragment(kind: int, flags: int, payload: bytes) -> bytes:
     return payload[start:end]
 
 
-def _read_request(call: Call, pairs: Pairs) -> None:
+def _read_request(pairs: Pairs) -> _Request:
     path = content_type = b""
-    coding = b""
+    coding = b"identity"
     for name, value in pairs:
         if name == b":path":
             path = value
@@ -272,16 +301,28 @@ def _read_request(call: Call, pairs: Pairs) -> None:
             coding = value
     protocol = Protocol.GRPC if content_type.startswith(b"application/grpc") else Protocol.REST
     headers = read_headers((name.decode("latin-1"), value) for name, value in pairs if name[:1] != b":")
-    call.name(path.decode("latin-1"), headers, protocol)
-    if coding:
-        call.encodings[0] = coding.decode("latin-1")
+    return _Request(path.decode("latin-1"), headers, protocol, coding.decode("latin-1"))
 
 
-def _read_answer(call: Call, pairs: Pairs) -> None:
+def _read_answer(pairs: Pairs) -> _Answer:
+    status = code = grpc_encoding = encoding = None
     for name, value in pairs:
         if name == b"grpc-status":
-            call.code = int(value) if value.isdigit() and len(value) < 4 else _UNKNOWN
+            code = int(value) if value.isdigit() and len(value) < 4 else _UNKNOWN
         elif name == b":status" and value.isdigit() and value[:1] != b"1":
-            call.status = int(value[:3])
-        elif name == (b"grpc-encoding" if call.protocol is Protocol.GRPC else b"content-encoding"):
-            call.encodings[1] = value.decode("latin-1")
+            status = int(value[:3])
+        elif name == b"grpc-encoding":
+            grpc_encoding = value.decode("latin-1")
+        elif name == b"content-encoding":
+            encoding = value.decode("latin-1")
+    return _Answer(status, code, grpc_encoding, encoding)
+
+
+def _take_answer(call: Call, answer: _Answer) -> None:
+    if answer.code is not None:
+        call.code = answer.code
+    if answer.status is not None:
+        call.status = answer.status
+    encoding = answer.grpc_encoding if call.protocol is Protocol.GRPC else answer.encoding
+    if encoding is not None:
+        call.encodings[1] = encoding
