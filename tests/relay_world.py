@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pilotfish_sidecar.tap.counters import Books, close_books, find_books, read_books
+from pilotfish_sidecar.tap.counters import Books, close_books, find_books
 from pilotfish_sidecar.tap.receiver import TapReceiver
 from pilotfish_sidecar.tap.records import DropReason, Flag, TapRecord
 
@@ -75,9 +75,7 @@ class RelayWorld:
 
     def books(self) -> list[Books]:
         """Return all books: the relay's own and those of every decoder session."""
-        found = find_books(self.directory / "tap.counters")
-        own = self.directory / "relay.counters"
-        return [*found, *([read_books(own)] if own.exists() else ())]
+        return find_books(self.directory / "tap.counters")
 
     def served(self) -> int:
         """Return the calls served so far."""

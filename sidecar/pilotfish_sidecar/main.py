@@ -33,6 +33,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_flags(drain)
     drain.add_argument("--timeout-s", type=float, default=30.0, help="how long to try; default: 30")
+    attach = commands.add_parser(
+        "attach", help="relay the calls of a model server that runs already, and be its sidecar: no change to it"
+    )
+    attach.add_argument(
+        "--listen",
+        action="append",
+        required=True,
+        metavar="HOST:PORT=UPSTREAM_HOST:PORT",
+        help="where callers come and where the model server is, gRPC or REST; port 0: any free one; repeatable",
+    )
+    _add_flags(attach)
     return parser
 
 
@@ -103,6 +114,26 @@ def _settings(args: argparse.Namespace) -> AgentSettings:
     )
 
 
+def _attach(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Run an attached sidecar; the agent gets every flag but those of the relay."""
+    from pilotfish.errors import PilotfishError
+    from pilotfish_sidecar.attached import AttachedSettings, AttachedSidecar
+    from pilotfish_sidecar.relay.__main__ import parse_listener
+
+    relay = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    relay.add_argument("--listen", action="append")
+    relay.add_argument("--run-dir")
+    _, agent = relay.parse_known_args([word for word in argv if word != "attach"])
+    try:
+        for listener in args.listen:
+            parse_listener(listener)
+        AttachedSidecar(AttachedSettings(args.run_dir, args.listen, agent)).run()
+    except (PilotfishError, OSError, ValueError) as error:
+        log.error("the sidecar cannot start: %s", error)
+        return 2
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sidecar; return 0 after a clean stop, 2 when it cannot start, 3 when a drain left something."""
     parser = _parser()
@@ -111,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--spool-max-mib is {args.spool_max_mib:g}, a spool needs at least {_LEAST_SPOOL_MIB}")
     level = getattr(logging, args.log_level.upper())
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if args.command == "attach":
+        return _attach(args, list(argv) if argv is not None else sys.argv[1:])
     # Windows are small: threads of a BLAS cost memory and start-up and bring nothing. Before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import asyncio

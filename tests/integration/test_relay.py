@@ -161,7 +161,8 @@ async def test_errors_cancelled_calls_and_bodies_beyond_the_limit_are_accounted_
     await world.settle()
     assert (world.served(), world.captured(), world.dropped()) == (4, 3, {"too_large": 1})
     codes = sorted(record.code for record in world.records)
-    assert codes == [0, 0, 1, 3]
+    # A call beyond its deadline ends as the client or the server was first: CANCELLED or DEADLINE_EXCEEDED.
+    assert codes in ([0, 0, 1, 3], [0, 0, 3, 4])
     assert question(5) in [record.request for record in world.records], "what was compressed is plain in the record"
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pilotfish.cli.supervisor import Child, running_supervisor
+from pilotfish.child_process import Child
+from pilotfish.cli.supervisor import running_supervisor
 
 __all__ = ["accepts", "envoy_binary", "note", "processes", "up_note", "wait_for"]
 

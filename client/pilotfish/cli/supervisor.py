@@ -7,12 +7,9 @@ their own; a new supervisor takes over what the last one left running.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import secrets
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pilotfish.child_process import TICK_S, Child, read_json, start_ticks, write_json
 from pilotfish.errors import FailedPrecondition, Unavailable
 
-__all__ = ["Child", "Options", "Supervisor", "running_supervisor"]
+__all__ = ["Options", "Supervisor", "running_supervisor"]
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 25.0
-TICK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,117 +40,11 @@ class Options:
     control_plane_args: Sequence[str] = field(default_factory=tuple)
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
-    """Replace a small JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    scratch.write_text(json.dumps(value))
-    os.replace(scratch, path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    # Whatever a crash left behind counts as nothing.
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _start_ticks(pid: int) -> str:
-    """Return what tells this life of the pid from another's; empty where the system does not say or it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
-
-
-class Child:
-    """A process under supervision, started here or taken over from an earlier supervisor."""
-
-    def __init__(self, name: str, home: Path) -> None:
-        self.name = name
-        self.due_at = 0.0
-        self._failures = 0
-        self._started_at = 0.0
-        self._record = home / "run" / f"{name}.process.json"
-        self._log = home / "logs" / f"{name}.log"
-        self._popen: subprocess.Popen[bytes] | None = None
-        saved = _read(self._record)
-        self.pid = int(saved.get("pid", 0))
-        self._ticks = str(saved.get("ticks", ""))
-        if not self.alive():
-            self.pid = 0
-
-    @property
-    def log_path(self) -> Path:
-        """Return where its output goes."""
-        return self._log
-
-    def alive(self) -> bool:
-        """Tell whether it runs."""
-        if self._popen is not None:
-            return self._popen.poll() is None
-        if self.pid <= 0:
-            return False
-        if Path("/proc").is_dir():
-            return bool(self._ticks) and _start_ticks(self.pid) == self._ticks
-        try:
-            os.kill(self.pid, 0)
-        except OSError:
-            return False
-        return True
-
-    def start(self, argv: Sequence[str]) -> None:
-        """Start it in a session of its own, with its output appended to its log."""
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._log, "ab") as out:
-            self._popen = subprocess.Popen(
-                list(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-            )
-        self._started_at = time.monotonic()
-        self.pid = self._popen.pid
-        self._ticks = _start_ticks(self.pid)
-        _write(self._record, {"pid": self.pid, "ticks": self._ticks, "argv": list(argv)})
-
-    def next_pause_s(self) -> float:
-        """Return the seconds to wait before the next start: 0.1, 0.2 … 30; a minute of life starts the count again."""
-        if time.monotonic() - self._started_at > 60.0:
-            self._failures = 0
-        self._failures += 1
-        return min(30.0, 0.1 * 2.0 ** min(self._failures - 1, 9))
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal if it still runs."""
-        if self.alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for its end; tell whether it has ended."""
-        until = time.monotonic() + timeout_s
-        while self.alive():
-            if time.monotonic() > until:
-                return False
-            time.sleep(TICK_S)
-        self._record.unlink(missing_ok=True)
-        return True
-
-    def last_words(self) -> str:
-        """Return the end of its log, at most 20 lines."""
-        try:
-            lines = self._log.read_text(errors="replace").splitlines()
-        except OSError:
-            return ""
-        return "\n".join(lines[-20:])
-
-
 def running_supervisor(home: Path) -> int:
     """Return the pid of the supervisor of this home; 0: none runs."""
-    saved = _read(home / "run" / "supervisor.json")
+    saved = read_json(home / "run" / "supervisor.json")
     pid = int(saved.get("pid", 0))
-    return pid if pid and _start_ticks(pid) == str(saved.get("ticks", "-")) else 0
+    return pid if pid and start_ticks(pid) == str(saved.get("ticks", "-")) else 0
 
 
 class Supervisor:
@@ -189,8 +80,8 @@ class Supervisor:
 
     def addresses(self) -> dict[str, Any]:
         """Return where everything listens."""
-        found = _read(self.options.home / "run" / "control_plane.json")
-        ports = _read(self.options.home / "nodes" / "local" / "gateway" / "ports.json")
+        found = read_json(self.options.home / "run" / "control_plane.json")
+        ports = read_json(self.options.home / "nodes" / "local" / "gateway" / "ports.json")
         return {
             "grpc": f"{self.options.host}:{found.get('grpc_port', 0)}",
             "http": f"http://{self.options.host}:{found.get('http_port', 0)}",
@@ -217,7 +108,7 @@ class Supervisor:
             raise FailedPrecondition(
                 f"pilotfish already runs for {home} (pid {other}): `pilotfish down` ends it, or choose another --home"
             )
-        _write(home / "run" / "supervisor.json", {"pid": os.getpid(), "ticks": _start_ticks(os.getpid())})
+        write_json(home / "run" / "supervisor.json", {"pid": os.getpid(), "ticks": start_ticks(os.getpid())})
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -281,7 +172,7 @@ class Supervisor:
         """Wait for the control plane's own note of where it listens, then keep those ports over restarts."""
         until = time.monotonic() + START_TIMEOUT_S
         while not self._ending:
-            found = _read(self.options.home / "run" / "control_plane.json")
+            found = read_json(self.options.home / "run" / "control_plane.json")
             if found.get("pid") == self.control_plane.pid and found.get("grpc_port"):
                 self._ports = {k: int(found[k]) for k in ("grpc_port", "http_port") if found.get(k)}
                 return
@@ -308,6 +199,6 @@ class Supervisor:
 
     def _record_restart(self, child: Child) -> None:
         path = self.options.home / "run" / "restarts.json"
-        counts = _read(path)
+        counts = read_json(path)
         counts[child.name] = int(counts.get(child.name, 0)) + 1
-        _write(path, counts)
+        write_json(path, counts)

@@ -14,10 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
+from pilotfish.child_process import Child
 from pilotfish.cli.context import Cli
 from pilotfish.cli.local import accepts, envoy_binary, note, processes, up_note, wait_for
 from pilotfish.cli.output import Output
-from pilotfish.cli.supervisor import Child, Options, Supervisor, running_supervisor
+from pilotfish.cli.supervisor import Options, Supervisor, running_supervisor
 from pilotfish.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
 __all__ = ["install"]

@@ -112,7 +112,9 @@ class Relay:
         self.stats = RelayStats()
         run_dir = settings.run_dir
         run_dir.mkdir(parents=True, exist_ok=True)
-        self.tee = Tee(run_dir / "tee.sock", run_dir / "relay.counters", settings.limits, self._decoder_changed)
+        # Beside the decoder's books, where the agent looks for all of them.
+        own = run_dir / "tap.counters.relay"
+        self.tee = Tee(run_dir / "tee.sock", own, settings.limits, self._decoder_changed)
         self._connections: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
         self._next_number = 0
