@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from hpack import Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pilotfish_sidecar.relay.connection import _KEEPS_CONNECTIONS
 from pilotfish_sidecar.relay.http1 import MessageWalker, Requests, Unclear, close_after, looks_like_request
 from pilotfish_sidecar.relay.http2 import HEAD_BYTES, PREFACE, Calls, FrameWalker
 
@@ -172,3 +174,37 @@ def test_requests_are_told_by_their_method():
     assert looks_like_request(b"POST /x") and looks_like_request(b"GET /")
     assert looks_like_request(b"PO") is None and looks_like_request(b"") is None
     assert looks_like_request(b"\x16\x03\x01") is False
+
+
+@pytest.mark.parametrize("agent", ["grpc-python-grpclib/0.4.8", "python-httpx/0.28.1"])
+@pytest.mark.parametrize("huffman", [True, False])
+def test_clients_that_fail_at_a_goaway_are_known_in_their_header_blocks(agent, huffman):
+    block = Encoder().encode([(":method", "POST"), ("user-agent", agent)], huffman=huffman)
+    assert any(name in block for name in _KEEPS_CONNECTIONS)
+    other = Encoder().encode([(":method", "POST"), ("user-agent", "grpc-python/1.76.0")], huffman=huffman)
+    assert not any(name in other for name in _KEEPS_CONNECTIONS)
+
+
+def test_a_frame_takes_effect_when_it_is_whole():
+    calls, up, down = walkers()
+    head = b"\x00\x00\x02\x01\x05\x00\x00\x00\x01"
+    assert up.walk(PREFACE + head + b"x") == 0 and not calls.open
+    assert up.walk(b"x") == 0 and calls.open == {1}
+    last = b"\x00\x00\x05\x00\x01\x00\x00\x00\x01"
+    assert down.walk_and_strip(last + b"four") == 0 and down.segments == [] and down.omitting
+    assert down.walk_and_strip(b"5") == 1 and down.segments == [(True, last)] and not calls.open
+
+
+def test_a_call_ends_behind_its_last_header_block():
+    calls, _, down = walkers()
+    calls.open.add(1)
+    assert down.walk(b"\x00\x00\x00\x01\x01\x00\x00\x00\x01") == 0 and down.in_headers
+    assert down.walk(b"\x00\x00\x00\x09\x04\x00\x00\x00\x01") == 1 and not down.in_headers
+
+
+def test_a_call_whose_answer_is_unclear_still_waits():
+    requests = Requests()
+    MessageWalker(requests, to_client=False).walk(POST * 2)
+    with pytest.raises(Unclear) as caught:
+        MessageWalker(requests, to_client=True).walk(OK + message(b"HTTP/1.1 200 OK", b"Transfer-Encoding: gzip"))
+    assert (caught.value.ended, len(requests.waiting)) == (1, 1)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import enum
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Mode"]
 
 _CLOSE_AFTER_GOAWAY_S: Final = 0.3
-_KEEPS_CONNECTIONS: Final = (b"grpc-python-grpclib/", b"python-httpx/")
+_KEEPS_CONNECTIONS: Final = (
+    b"grpc-python-grpclib/",
+    b"python-httpx/",
+    # The same as HPACK's Huffman code, which Python's hpack always uses; without the last, unfinished byte.
+    bytes.fromhex("9acac8b57e9339ea5a6b2b25068d"),
+    bytes.fromhex("afd2673d4b4e94d7e5"),
+)
+_RESET: Final = struct.pack("ii", 1, 0)
 _SAMPLE: Final = 63
 _MAX_UNSOLICITED: Final = 64 << 10
 
@@ -64,6 +72,7 @@ class Connection:
         self._answered = b""
         self._early = b""
         self._early_end = False
+        self._half_closed: set[Direction] = set()
         self._calls = Calls()
         self._requests = Requests()
         self._walkers: tuple[Any, Any] = (None, None)
@@ -119,6 +128,13 @@ class Connection:
         if target is None:
             self._early_end = True
             return True
+        self._half_closed.add(direction)
+        if len(self._half_closed) == 2:
+            # Both said their last: nothing will ever come that would close the sockets.
+            for side in (self._client, self._server):
+                if side is not None:
+                    side.close()
+            return False
         if target.is_closing():
             return False
         if not target.can_write_eof():
@@ -133,7 +149,8 @@ class Connection:
         target = self._server if direction is Direction.TO_SERVER else self._client
         if target is not None and not target.is_closing():
             if error is not None:
-                target.abort()
+                # A clean end would make an answer look complete that lasts until the connection's end.
+                _reset(target)
             else:
                 target.close()
         if not self._closed:
@@ -275,10 +292,11 @@ class Connection:
         session = self.session if self.mode is Mode.TEED else None
         try:
             ended = walker.walk(chunk, strip=session is not None and session.stripping)
-        except Unclear:
+        except Unclear as unclear:
             self.go_blind()
-            # Nothing can be counted any more: the waiting calls are, as they were seen.
-            waiting = len(self._requests.waiting)
+            # Nothing can be counted any more: all calls are, as they were seen, also the one that is being answered.
+            answering: MessageWalker = self._walkers[Direction.TO_CLIENT]
+            waiting = len(self._requests.waiting) + answering.end() + unclear.ended
             self._requests.waiting.clear()
             self._count(waiting)
             self._become_opaque()
@@ -308,7 +326,7 @@ class Connection:
         if self.protocol is not Protocol.HTTP2 or self._client is None or self._client.is_closing():
             return
         walker: FrameWalker = self._walkers[Direction.TO_CLIENT]
-        if self.told_to_leave:
+        if self.told_to_leave or self._calls.server_leaves:
             return
         if self._keeps_connection or self._calls.last == 0 or not walker.at_boundary or walker.in_headers:
             return
@@ -346,6 +364,14 @@ class Connection:
         self._look(Direction.TO_CLIENT, chunk)
         if self.told_to_leave and walker.at_boundary and not client.is_closing():
             client.close()
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    raw = transport.get_extra_info("socket")
+    if raw is not None:
+        with contextlib.suppress(OSError):
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
 
 
 def _no_delay(transport: asyncio.Transport) -> None:

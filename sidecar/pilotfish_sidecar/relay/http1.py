@@ -24,7 +24,13 @@ Segment = tuple[bool, bytes]
 
 
 class Unclear(Exception):
-    """The messages cannot be told apart any more."""
+    """The messages cannot be told apart any more.
+
+    Attributes:
+        ended: calls that were answered in the same chunk before.
+    """
+
+    ended = 0
 
 
 class Requests:
@@ -89,7 +95,11 @@ class MessageWalker:
         while position < len(chunk):
             start = position
             was_head = self._state == self._read_head
-            position, message_ended = self._state(chunk, position)
+            try:
+                position, message_ended = self._state(chunk, position)
+            except Unclear as error:
+                error.ended = ended
+                raise
             omitted = self._omitting and not was_head
             if not omitted:
                 self._keep(chunk[start:position])
@@ -159,7 +169,7 @@ class MessageWalker:
                 raise Unclear("an upgrade")
             if code < 200:
                 return False
-            method = self._requests.waiting.popleft() if self._requests.waiting else b""
+            method = self._requests.waiting[0] if self._requests.waiting else b""
             if method == b"CONNECT" and code < 300:
                 raise Unclear("a tunnel")
             bodiless = method == b"HEAD" or code in (204, 304)
@@ -169,6 +179,9 @@ class MessageWalker:
                 raise Unclear("too many requests wait")
             bodiless = False
         ended = self._body_of(head, bodiless=bodiless)
+        if self._to_client and self._requests.waiting:
+            # Only now: a call whose answer is unclear still waits.
+            self._requests.waiting.popleft()
         self.note_head(head)
         return ended
 

@@ -1,8 +1,8 @@
 """Following the frames of one HTTP/2 connection, without reading what is in them.
 
 Owns where frames begin and end, which calls are open and how many have ended, and the cutting of a chunk into what the
-tee keeps and what it leaves out. It never changes a byte and never fails: bytes that are no frames only give counts
-that mean nothing, on that connection.
+tee keeps and what it leaves out. A frame takes effect when it is whole: the decoder cannot read it sooner. It never
+changes a byte and never fails: bytes that are no frames only give counts that mean nothing, on that connection.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _DATA: Final = 0x0
 _HEADERS: Final = 0x1
 _RST_STREAM: Final = 0x3
 _PUSH_PROMISE: Final = 0x5
+_GOAWAY: Final = 0x7
 _CONTINUATION: Final = 0x9
 _BLOCKS: Final = (_HEADERS, _CONTINUATION, _PUSH_PROMISE)
 _END_STREAM: Final = 0x1
@@ -31,14 +32,21 @@ Segment = tuple[bool, bytes]
 
 
 class Calls:
-    """The calls of one connection: opened by the client, ended by either side."""
+    """The calls of one connection: opened by the client, ended by either side.
 
-    __slots__ = ("last", "open")
+    Attributes:
+        open: their streams.
+        last: the highest stream that the client opened.
+        server_leaves: the server sent a GOAWAY; a second one with a higher last stream would be an error.
+    """
+
+    __slots__ = ("last", "open", "server_leaves")
 
     def __init__(self) -> None:
         """Begin without calls."""
         self.open: set[int] = set()
         self.last = 0
+        self.server_leaves = False
 
     def close(self) -> int:
         """Return how many calls the end of the connection ends."""
@@ -60,7 +68,7 @@ class FrameWalker:
         segments: of the last chunk walked with `strip`.
     """
 
-    __slots__ = ("_calls", "_head", "_left", "_omitting", "_to_client", "in_headers", "segments")
+    __slots__ = ("_calls", "_due", "_ends", "_head", "_left", "_omitted", "_to_client", "in_headers", "segments")
 
     def __init__(self, calls: Calls, *, to_client: bool, skip: int = 0) -> None:
         """Stand at the first frame."""
@@ -68,14 +76,16 @@ class FrameWalker:
         self._to_client = to_client
         self._left = skip
         self._head = b""
-        self._omitting = False
+        self._due = b""  # the head of a frame that is not whole yet
+        self._omitted = b""  # the head of a DATA frame whose body is being left out
+        self._ends = False  # the unfinished header block ends its stream
         self.in_headers = False
         self.segments: list[Segment] = []
 
     @property
     def omitting(self) -> bool:
-        """Whether the next bytes belong to a body that the tee was told is left out."""
-        return self._omitting
+        """Whether the next bytes belong to a body that is left out."""
+        return bool(self._omitted)
 
     @property
     def at_boundary(self) -> bool:
@@ -89,16 +99,23 @@ class FrameWalker:
         if position > end:
             self._left = position - end
             return 0
+        ended = 0
+        if self._due:
+            ended = self._note(self._due[3], self._due[4], self._due, 0)
+            self._due = b""
         if self._head:
             chunk = self._head + chunk
             end = len(chunk)
             self._head = b""
-        ended = 0
         while end - position >= HEAD_BYTES:
             kind = chunk[position + 3]
+            after = position + HEAD_BYTES + (chunk[position] << 16 | chunk[position + 1] << 8 | chunk[position + 2])
             if kind <= _CONTINUATION and kind != 4 and kind != 6 and kind != 8:
-                ended += self._note(kind, chunk[position + 4], chunk, position)
-            position += HEAD_BYTES + (chunk[position] << 16 | chunk[position + 1] << 8 | chunk[position + 2])
+                if after > end:
+                    self._due = chunk[position : position + HEAD_BYTES]
+                else:
+                    ended += self._note(kind, chunk[position + 4], chunk, position)
+            position = after
         if position >= end:
             self._left = position - end
         else:
@@ -110,13 +127,19 @@ class FrameWalker:
         """Return 1 when the frame ends a call."""
         calls = self._calls
         stream = int.from_bytes(chunk[position + 5 : position + 9], "big") & 0x7FFFFFFF
+        if kind == _GOAWAY:
+            calls.server_leaves = calls.server_leaves or self._to_client
+            return 0
+        ends = kind == _RST_STREAM or bool(self._to_client and kind == _DATA and flags & _END_STREAM)
         if kind in _BLOCKS:
+            if kind != _CONTINUATION:
+                self._ends = bool(self._to_client and kind == _HEADERS and flags & _END_STREAM)
             self.in_headers = not flags & _END_HEADERS
+            ends = self._ends and not self.in_headers
             if kind == _HEADERS and not self._to_client and stream > calls.last and stream & 1:
                 calls.last = stream
                 if len(calls.open) < _MAX_OPEN:
                     calls.open.add(stream)
-        ends = kind == _RST_STREAM or (self._to_client and flags & _END_STREAM and kind <= _HEADERS)
         if ends and stream in calls.open:
             calls.open.discard(stream)
             return 1
@@ -125,12 +148,14 @@ class FrameWalker:
     def walk_and_strip(self, chunk: bytes) -> int:
         """Walk, and leave in `segments` what the tee is told: heads of DATA frames without their bodies.
 
-        A frame whose head was told already, whole or in part, keeps its body.
+        A frame whose head was told already, whole or in part, keeps its body; a head is told when its frame is whole.
         """
         self.segments = []
-        if self._omitting:
-            self._omitting = self._left > len(chunk)
+        if self._omitted:
             kept_from = min(self._left, len(chunk))
+            if self._left <= len(chunk):
+                self.segments.append((True, self._omitted))
+                self._omitted = b""
         else:
             kept_from = 0
         position = self._left
@@ -146,9 +171,11 @@ class FrameWalker:
             after = body + (chunk[position] << 16 | chunk[position + 1] << 8 | chunk[position + 2])
             if chunk[position + 3] == _DATA and after > body:
                 self._keep(chunk[kept_from:position])
-                self.segments.append((True, chunk[position:body]))
                 kept_from = min(after, end)
-                self._omitting = after > end
+                if after > end:
+                    self._omitted = chunk[position:body]
+                else:
+                    self.segments.append((True, chunk[position:body]))
             position = after
         self._keep(chunk[kept_from:])
         return self.walk(chunk)
