@@ -16,6 +16,8 @@ from pilotfish.errors import InvalidArgument, Violation
 __all__ = [
     "DEFAULT_PROJECT",
     "LATEST",
+    "OPERATED",
+    "OPERATIONS",
     "STAGES",
     "AlertName",
     "DecisionName",
@@ -26,6 +28,7 @@ __all__ = [
     "FiringName",
     "JobName",
     "ModelName",
+    "OperationRef",
     "PipelineName",
     "ProjectName",
     "ReplicaName",
@@ -394,6 +397,37 @@ class DeploymentRef:
                 + ", ".join(STAGES),
             )
         return cls(project, endpoint, stage=stage)
+
+
+OPERATIONS = "operations"
+OPERATED: dict[str, type[ResourceName]] = {"jobs": JobName, "rollouts": RolloutName, "deployments": DeploymentName}
+"""Collection -> the name of what an operation may be a view of."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRef:
+    """What a caller wrote to name an operation; `resource` is "" when only collection and id were given."""
+
+    collection: str
+    id: str
+    resource: str = ""
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> Self:
+        """Return the parts of `operations/{resource name}` or `operations/{jobs|rollouts|deployments}/{id}`.
+
+        Raises:
+            InvalidArgument: it is neither.
+        """
+        rest = text.removeprefix(OPERATIONS + "/")
+        parts = rest.split("/")
+        if rest != text and len(parts) > 1 and parts[-2] in OPERATED and is_id(parts[-1]):
+            if len(parts) == 2:
+                return cls(parts[0], parts[1])
+            if _regex(OPERATED[parts[-2]].PATTERN).fullmatch(rest):
+                return cls(parts[-2], parts[-1], rest)
+        known = ", ".join(f"{OPERATIONS}/{name.PATTERN}" for name in OPERATED.values())
+        raise _bad(field, f"{_shown(text)} names no operation: write {known}, or {OPERATIONS}/{{collection}}/{{id}}")
 
 
 @cache

@@ -190,7 +190,14 @@ class Rolling:
         return rollout
 
     def abort(
-        self, tx: Tx, rollout: Rollout, reason: str, *, quarantine: bool = False, at_once: bool = False
+        self,
+        tx: Tx,
+        rollout: Rollout,
+        reason: str,
+        *,
+        quarantine: bool = False,
+        at_once: bool = False,
+        cancelled: bool = False,
     ) -> Rollout:
         """Take the weight away and end the deployment.
 
@@ -200,10 +207,11 @@ class Rolling:
             reason: why.
             quarantine: the version is bad: automation may not deploy it here again.
             at_once: end the rollout without waiting for the gateway, because another one must begin.
+            cancelled: somebody said so, and nothing speaks against the version.
         """
         deployment = rows.deployment(tx.conn, rollout.deployment)
         assert deployment is not None
-        rollout = changes.enter_rollout(tx, rollout, RolloutState.ABORTING, reason)
+        rollout = changes.enter_rollout(tx, rollout, RolloutState.ABORTING, reason, cancelled=cancelled)
         ended = self._endings.end(tx, deployment, f"rollout {rollout.id} was aborted: {reason}")
         if quarantine:
             self._endings.quarantine(tx, deployment, reason)

@@ -229,6 +229,7 @@ class Rollout:
         step_began: when its weight was set: evidence counts from here.
         wait_began: from when `max_wait_s` counts: the step's begin, or the last resumption.
         source: id of the deployment that is promoted or rolled back; empty: none.
+        cancelled: it is aborted because somebody said so, not by its evidence.
         serial: counts the writes.
     """
 
@@ -250,6 +251,7 @@ class Rollout:
     pause_cause: PauseCause = PauseCause.NONE
     source: str = ""
     ended: datetime | None = None
+    cancelled: bool = False
     serial: int = 1
 
     @property

@@ -142,7 +142,7 @@ class DeploymentService(Reading, NodeSide):
         why = reason or f"stopped by {tx.actor.name}"
         rollout = self.open_rollout_of(tx, deployment)
         if rollout is not None and rollout.state.can_move:
-            self.rolling.abort(tx, rollout, why)
+            self.rolling.abort(tx, rollout, why, cancelled=True)
         else:
             self.endings.end(tx, deployment, why)
         tx.audit("StopDeployment", deployment.name, {"state": deployment.state.value}, {"reason": why})
@@ -293,7 +293,8 @@ class DeploymentService(Reading, NodeSide):
             case RolloutControl.RESUME:
                 changed = self.rolling.resume(tx, rollout, reason)
             case RolloutControl.ABORT:
-                changed = self.rolling.abort(tx, rollout, f"aborted by {tx.actor.name}: {reason}")
+                why = f"aborted by {tx.actor.name}: {reason}"
+                changed = self.rolling.abort(tx, rollout, why, cancelled=True)
             case RolloutControl.PROMOTE_FULL:
                 changed = self.rolling.skip_to_end(tx, rollout, reason)
         after = {"command": control.value, "reason": reason, "state": changed.state.value, "step": changed.step}

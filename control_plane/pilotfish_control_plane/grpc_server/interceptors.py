@@ -31,6 +31,8 @@ __all__ = ["CallInterceptor"]
 log = logging.getLogger("pilotfish_control_plane.calls")
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+# Unary calls that wait like a watch does: they too end when the server drains or their token does.
+_WAITING = frozenset({"/google.longrunning.Operations/WaitOperation"})
 _ANONYMOUS = Credential(ANONYMOUS, "")
 
 # Any: grpc's handlers and messages are untyped.
@@ -166,6 +168,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         limit = asyncio.timeout(limit_s)
         try:
             async with limit:
+                if call.method in _WAITING:
+                    return await self._perform_stream(call, credential, request, context)
                 return await call.behaviour(request, context)
         except TimeoutError:
             if not limit.expired():
@@ -176,7 +180,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             ) from None
 
     async def _perform_stream(self, call: _Call, credential: Credential, request: Any, context: Any) -> Any:
-        with self._streams.follow(credential.key, ends_at_drain=call.streams_out) as stream:
+        with self._streams.follow(credential.key, ends_at_drain=call.streams_out or call.method in _WAITING) as stream:
             try:
                 result = call.behaviour(request, context)
                 if inspect.isawaitable(result):

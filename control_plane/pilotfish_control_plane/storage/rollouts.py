@@ -5,10 +5,10 @@ Owns rows and their conversion to the values of `deployments.rollout_model`. Dec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Index, Integer, Row, String, Table, Text, insert, select, update
+from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, Integer, Row, String, Table, Text, insert, select, update
 
 from pilotfish_control_plane.deployments.model import Stage
 from pilotfish_control_plane.deployments.rollout_model import (
@@ -36,6 +36,8 @@ __all__ = [
     "newest_rollout",
     "open_rollouts",
     "rollout",
+    "rollouts",
+    "rollouts_by_id",
     "save_rollout",
 ]
 
@@ -60,6 +62,7 @@ rollouts = Table(
     Column("pause_cause", String(12), nullable=False),
     Column("source", String(63), nullable=False),
     Column("ended", UtcDateTime),
+    Column("cancelled", Boolean, nullable=False),
     Column("serial", BigInteger, nullable=False),
     Index("ix_rollouts_endpoint", "project", "endpoint", "number"),
     Index("ix_rollouts_state", "state", "number"),
@@ -131,6 +134,11 @@ def rollout(conn: Connection, rollout_id: str) -> Rollout | None:
     """Return a rollout, or None."""
     row = conn.execute(select(rollouts).where(rollouts.c.id == rollout_id)).first()
     return None if row is None else _rollout(row)
+
+
+def rollouts_by_id(conn: Connection, ids: Collection[str]) -> dict[str, Rollout]:
+    """Return rollouts by id."""
+    return {r.id: _rollout(r) for r in conn.execute(select(rollouts).where(rollouts.c.id.in_(ids)))}
 
 
 def newest_rollout(conn: Connection, project: str, endpoint: str) -> Rollout | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Connection, Float, Index, Row, Table, Text, insert, select, update
+from sqlalchemy import BigInteger, Boolean, Column, Connection, Float, Index, Row, Table, Text, func, insert, select, update
 
 from pilotfish_control_plane.storage.metadata import metadata
 from pilotfish_control_plane.storage.types import BigId, Json, UtcDateTime
@@ -215,6 +215,11 @@ def job(conn: Connection, job_id: str) -> Job | None:
     return None if row is None else job_from(row)
 
 
+def jobs_by_id(conn: Connection, ids: Collection[str]) -> dict[str, Job]:
+    """Return jobs by id."""
+    return {r.id: job_from(r) for r in conn.execute(select(jobs).where(jobs.c.id.in_(ids)))}
+
+
 def jobs_in(conn: Connection, states: Sequence[JobState], runner: str | None = None) -> list[Job]:
     """Return the jobs in some states, oldest first; of one runner only where it is given."""
     query = select(jobs).where(jobs.c.state.in_([s.value for s in states]))
@@ -264,6 +269,12 @@ def add_progress(conn: Connection, job_id: str, attempt: int, source_sequence: i
             time=line.time,
         )
     )
+
+
+def told_last(conn: Connection, ids: Collection[str]) -> dict[str, datetime]:
+    """Return when each job last told of its progress; one that never did is left out."""
+    query = select(job_progress.c.job, func.max(job_progress.c.time).label("time"))
+    return {r.job: r.time for r in conn.execute(query.where(job_progress.c.job.in_(ids)).group_by(job_progress.c.job))}
 
 
 def progress_after(conn: Connection, job_id: str, sequence: int) -> list[Progress]:

@@ -1,0 +1,1 @@
+"""Long-running work as operations: views of jobs, rollouts and deployments."""
