@@ -26,7 +26,7 @@ from pilotfish_control_plane.registry.model import NewVersion, Version
 from pilotfish_control_plane.registry.service import RegistryService
 from pilotfish_control_plane.storage.transaction import Tx
 
-AREAS = ["registry", "artifacts", "experiments", "events", "deployments", "monitoring", "fleet"]
+AREAS = ["registry", "artifacts", "experiments", "events", "deployments", "monitoring", "fleet", "operations"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pilotfish.aio.calls import Calls
 from pilotfish.aio.delivery import Deployments, Endpoints
 from pilotfish.aio.endpoint import Endpoint
 from pilotfish.aio.monitoring import Monitoring
-from pilotfish.aio.operations import Access, Events, Fleet
+from pilotfish.aio.operations import Access, Events, Fleet, Operations
 from pilotfish.aio.registry import Models
 from pilotfish.aio.training import Experiments, Features, Pipelines
 from pilotfish.connection import find_connection
@@ -71,6 +71,7 @@ class AsyncClient:
         self.access = Access(self._calls, project)
         self.events = Events(self._calls, project)
         self.fleet = Fleet(self._calls, project)
+        self.operations = Operations(self._calls, project)
 
     def endpoint(self, name: str, *, stage: str = "", version: int = 0) -> Endpoint:
         """Return a handle that predicts at an endpoint through the gateway.

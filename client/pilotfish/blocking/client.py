@@ -11,7 +11,7 @@ from pilotfish.blocking.calls import Calls
 from pilotfish.blocking.delivery import Deployments, Endpoints
 from pilotfish.blocking.endpoint import Endpoint
 from pilotfish.blocking.monitoring import Monitoring
-from pilotfish.blocking.operations import Access, Events, Fleet
+from pilotfish.blocking.operations import Access, Events, Fleet, Operations
 from pilotfish.blocking.registry import Models
 from pilotfish.blocking.training import Experiments, Features, Pipelines
 from pilotfish.connection import find_connection
@@ -71,6 +71,7 @@ class Client:
         self.access = Access(self._calls, project)
         self.events = Events(self._calls, project)
         self.fleet = Fleet(self._calls, project)
+        self.operations = Operations(self._calls, project)
 
     def endpoint(self, name: str, *, stage: str = "", version: int = 0) -> Endpoint:
         """Return a handle that predicts at an endpoint through the gateway.

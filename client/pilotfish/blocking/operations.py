@@ -1,19 +1,28 @@
-"""Access, events, and the fleet."""
+"""Access, events, the fleet, and long-running operations."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+
+from google.longrunning import operations_pb2_grpc as lro_grpc
+from google.longrunning import operations_proto_pb2 as lro
 
 from pilotfish.blocking.calls import Calls
 from pilotfish.errors import DeadlineExceeded
 from pilotfish.messages import build
+from pilotfish.operation import Operation, operation_from_wire, operation_name
 from pilotfish.v1 import access_service_pb2 as acc
 from pilotfish.v1 import access_service_pb2_grpc as acc_grpc
 from pilotfish.v1 import event_service_pb2, event_service_pb2_grpc, fleet_service_pb2, fleet_service_pb2_grpc
 
-__all__ = ["Access", "Events", "Fleet"]
+__all__ = ["Access", "Events", "Fleet", "Operations"]
 
 ACCESS = acc_grpc.AccessServiceStub
+OPERATIONS = lro_grpc.OperationsStub
+# One call waits this long at most; a longer wait is several.
+WAIT_S = 20.0
+PAGE_SIZE = 1000
 
 
 class Access:
@@ -110,3 +119,59 @@ class Fleet:
             stub, "ListMembers", fleet_service_pb2.ListMembersRequest()
         )
         return list(answer.members)
+
+
+class Operations:
+    """Jobs, rollouts and starting deployments as google.longrunning operations: views, named operations/{resource}."""
+
+    def __init__(self, calls: Calls, project: str) -> None:
+        """Use `client.operations`."""
+        self._calls = calls
+        self._project = project
+
+    def get(self, name: str) -> Operation:
+        """Return an operation by its name or by the resource name of what it shows.
+
+        Raises:
+            InvalidArgument: it is neither.
+            NotFound: there is none.
+        """
+        request = lro.GetOperationRequest(name=operation_name(name))
+        return operation_from_wire(self._calls.unary(OPERATIONS, "GetOperation", request))
+
+    def wait(self, name: str, *, timeout_s: float = 3600.0) -> Operation:
+        """Return an operation when it is done, however it ended, or as it stands after `timeout_s`.
+
+        `result()` of what is returned gives the resource or raises what became of it.
+        """
+        until = time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, until - time.monotonic())
+            request = lro.WaitOperationRequest(name=operation_name(name))
+            request.timeout.FromMilliseconds(round(min(left_s, WAIT_S) * 1000))
+            answer = self._calls.unary(OPERATIONS, "WaitOperation", request, timeout_s=2 * WAIT_S)
+            if answer.done or left_s <= WAIT_S:
+                return operation_from_wire(answer)
+
+    def cancel(self, name: str) -> None:
+        """Cancel the job, abort the rollout, stop the starting deployment; harmless when it is done.
+
+        Raises:
+            NotFound: there is none.
+            PermissionDenied: the caller may not do that to the resource itself.
+        """
+        request = lro.CancelOperationRequest(name=operation_name(name))
+        self._calls.unary(OPERATIONS, "CancelOperation", request)
+
+    def list(self, *, filter: str = "") -> list[Operation]:
+        """Return the operations of the project, newest first, such as `kind = "job" AND done = false`."""
+        found: list[Operation] = []
+        request = lro.ListOperationsRequest(
+            name=f"operations/projects/{self._project}", filter=filter, page_size=PAGE_SIZE
+        )
+        while True:
+            answer = self._calls.unary(OPERATIONS, "ListOperations", request)
+            found += [operation_from_wire(o) for o in answer.operations]
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["install"]
 
 VIEWS = {"rollout": show_rollout, "retirement": show_plan, "job": show_job}
-KIND_HELP = "models, versions, endpoints, deployments, replicas, rollouts, pipelines, jobs, features, rules, "
+KIND_HELP = (
+    "models, versions, endpoints, deployments, replicas, rollouts, pipelines, jobs, operations, features, rules, "
+)
 KIND_HELP += "firings, alerts, retirements, runs, members or tokens."
 
 
@@ -76,7 +78,7 @@ def _one(client: Client, kind: Kind, name: str) -> Message | None:
 
 
 def _also(plural: str) -> str:
-    return " (--all shows ended ones)" if plural in ("deployments", "replicas", "alerts") else ""
+    return " (--all shows ended ones)" if plural in ("deployments", "replicas", "alerts", "operations") else ""
 
 
 def describe(

@@ -143,6 +143,18 @@ def _jobs(now: datetime) -> list[Column]:
     ]
 
 
+def _operations(now: datetime) -> list[Column]:
+    return [
+        _name("OPERATION", lambda r: short_name(r["resource"])),
+        _field("KIND", "kind"),
+        state_column(),
+        _field("STAGE", "stage"),
+        Column("DONE", lambda r: f"{r['progress']:.0%}", right=True),
+        _field("REASON", "state_reason", "dim", wide=True),
+        _age(now),
+    ]
+
+
 def _features(now: datetime) -> list[Column]:
     return [
         _id("FEATURE SET"),
@@ -287,6 +299,7 @@ COLUMNS: dict[str, Callable[[datetime], list[Column]]] = {
     "rollouts": _rollouts,
     "pipelines": _pipelines,
     "jobs": _jobs,
+    "operations": _operations,
     "features": _features,
     "rules": _rules,
     "firings": _firings,

@@ -108,6 +108,11 @@ def _retirements(client: Client, _question: Question) -> Sequence[Message]:
     return client.lifecycle.retirement_plans()
 
 
+def _operations(client: Client, question: Question) -> Sequence[Message]:
+    parts = [p for p in (question.filter, "" if question.ended else "done = false") if p]
+    return [o.metadata for o in client.operations.list(filter=" AND ".join(f"({p})" for p in parts))]
+
+
 def _rollout(client: Client, name: str) -> Message:
     return client.deployments.rollout(name)
 
@@ -137,6 +142,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("rollout", "rollouts", lambda c, q: c.deployments.rollouts(q.parent), _rollout, _plain_id),
     Kind("pipeline", "pipelines", lambda c, q: c.pipelines.list(filter=q.filter), lambda c, n: c.pipelines.get(n)),
     Kind("job", "jobs", _jobs, lambda c, n: c.pipelines.job(n), _plain_id),
+    Kind("operation", "operations", _operations, lambda c, n: c.operations.get(n).metadata),
     Kind("feature", "features", lambda c, _: c.features.list(), lambda c, n: c.features.get(n)),
     Kind("rule", "rules", lambda c, _: c.lifecycle.rules(), lambda c, n: c.lifecycle.rule(n)),
     Kind("firing", "firings", _firings, _named(_firings, "firing"), _plain_id),
