@@ -238,8 +238,9 @@ async def test_names_are_read_both_ways_and_bad_ones_are_refused(office: Any) ->
     for name in (job.operation, job.name, f"operations/jobs/{job.name.rpartition('/')[2]}"):
         assert (await office.client.operations.get(name)).name == job.operation
     parent = "operations/projects/default"
-    for bad in ("", "operations", "operations/", "operations/jobs/", "operations/cakes/x", "jobs/x", parent,
-                f"{parent}/jobs/x", "operations/operations/jobs/x", f"{job.operation}/", f"{parent}/models/m"):  # fmt: skip
+    bad_names = ["", "operations", "operations/", "operations/jobs/", "operations/cakes/x", "jobs/x", parent]
+    bad_names += [f"{parent}/jobs/x", "operations/operations/jobs/x", f"{job.operation}/", f"{parent}/models/m"]
+    for bad in bad_names:
         for method in ("get", "wait", "cancel"):
             with pytest.raises(InvalidArgument) as caught:
                 await getattr(office.client.operations, method)(bad)
@@ -353,7 +354,7 @@ async def test_cancelling_a_deployment_that_has_not_started_stops_it(w: World) -
         done = await client.operations.wait(waiting.name, timeout_s=LIMIT_S)
         with pytest.raises(Cancelled) as caught:
             done.result()
-        assert caught.value.reason == "DEPLOYMENT_CANCELLED"
+        assert caught.value.reason == "DEPLOYMENT_CANCELLED" and done.metadata.cancel_requested
 
 
 async def _canary(w: World, node: FakeNode) -> deployment_pb2.Deployment:

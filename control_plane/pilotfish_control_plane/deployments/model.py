@@ -169,6 +169,7 @@ class Deployment:
         load_replicas: replicas that the load asks for; None: not scaled by load.
         starting, ready, ended: when it began to start, last became ready, ended.
         drain_after: when it drains by itself; None: not planned.
+        cancelled: it was stopped by somebody's word before it had been ready.
         gateway_generation: the configuration of the gateway that its next step waits for: warming, the one that can
             reach it; draining, the one that sends it nothing. 0: none.
         next_replica: number of its next replica.
@@ -198,6 +199,7 @@ class Deployment:
     drain_after: datetime | None = None
     gateway_generation: int = 0
     next_replica: int = 1
+    cancelled: bool = False
     serial: int = 1
 
     @property

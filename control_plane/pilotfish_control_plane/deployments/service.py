@@ -140,6 +140,8 @@ class DeploymentService(Reading, NodeSide):
                 metadata={"weight_bp": str(weight_bp)},
             )
         why = reason or f"stopped by {tx.actor.name}"
+        if deployment.state.is_coming:
+            deployment = changes.save_deployment(tx, deployment, cancelled=True)
         rollout = self.open_rollout_of(tx, deployment)
         if rollout is not None and rollout.state.can_move:
             self.rolling.abort(tx, rollout, why, cancelled=True)

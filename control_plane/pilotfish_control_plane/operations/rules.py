@@ -69,10 +69,11 @@ def of_rollout(rollout: Rollout) -> Operation:
 def of_deployment(deployment: Deployment) -> Operation:
     """Return the operation of a deployment's way to its first READY."""
     error: PilotfishError | None = None
-    if deployment.state is DeploymentState.FAILED:
-        error = _error(FailedPrecondition, deployment, "DEPLOYMENT_FAILED")
-    elif not deployment.state.is_coming and deployment.ready is None:
-        error = _error(Cancelled, deployment, "DEPLOYMENT_CANCELLED")
+    if not deployment.state.is_coming and deployment.ready is None:
+        if deployment.cancelled:
+            error = _error(Cancelled, deployment, "DEPLOYMENT_CANCELLED")
+        else:
+            error = _error(FailedPrecondition, deployment, "DEPLOYMENT_FAILED")
     if deployment.ready is not None:
         progress = 1.0
     elif deployment.state is DeploymentState.WARMING:
@@ -88,7 +89,7 @@ def of_deployment(deployment: Deployment) -> Operation:
         _newest(deployment.created, deployment.starting, deployment.ready, deployment.ended),
         not deployment.state.is_coming,
         error,
-        isinstance(error, Cancelled),
+        deployment.cancelled,
     )
 
 

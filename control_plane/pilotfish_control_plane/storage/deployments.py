@@ -87,6 +87,7 @@ deployments = Table(
     Column("drain_after", UtcDateTime),
     Column("gateway_generation", BigInteger, nullable=False),
     Column("next_replica", Integer, nullable=False),
+    Column("cancelled", Boolean, nullable=False),
     Column("serial", BigInteger, nullable=False),
     Index("ix_deployments_endpoint", "project", "endpoint", "number"),
     Index("ix_deployments_version", "project", "model", "version"),
