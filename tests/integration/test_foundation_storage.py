@@ -21,16 +21,46 @@ from pilotfish_control_plane import storage
 from pilotfish_control_plane.access.model import Principal, Role
 from pilotfish_control_plane.clock import FakeClock, SystemClock
 from pilotfish_control_plane.events.service import Selection, follow
-from pilotfish_control_plane.storage import access, audit, leases
+from pilotfish_control_plane.storage import access, audit, leases, lifecycle
 from pilotfish_control_plane.storage.all_tables import TABLE_MODULES, metadata
 from pilotfish_control_plane.storage.database import Database, Tx
 from pilotfish_control_plane.storage.engines import open_engines
 from pilotfish_control_plane.storage.migrate import upgrade_to_head
+from pilotfish_control_plane.storage.puts import put
 
 from ..conftest import DatabaseFactory
 
 pytestmark = pytest.mark.timeout(60)
 KEY = b"k" * 32
+
+
+# Rows that may be there already
+
+
+def test_a_row_that_is_put_is_made_once_and_changed_afterwards(database: Database) -> None:
+    table, both = lifecycle.automation_switches, threading.Barrier(4)
+    now = database.clock.now()
+
+    def values(reason: str) -> dict[str, Any]:
+        return {"paused": True, "reason": reason, "updated": now}
+
+    def race(actor: str) -> None:
+        both.wait(10)
+        database.write_sync(lambda tx: put(tx.conn, table, {"project": "a"}, values("race"), once={"actor": actor}))
+
+    threads = [threading.Thread(target=race, args=(str(n),)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    first = database.read_sync(lambda tx: tx.conn.execute(table.select()).one())
+    assert first.reason == "race" and first.actor in "0123"
+    for reason in ("second", "third"):
+        key = {"project": "a"}
+        database.write_sync(lambda tx, r=reason, k=key: put(tx.conn, table, k, values(r), once={"actor": "late"}))  # type: ignore[misc]
+    database.write_sync(lambda tx: put(tx.conn, table, {"project": "b"}, values("other"), once={"actor": "me"}))
+    found = database.read_sync(lambda tx: tx.conn.execute(table.select().order_by(table.c.project)).all())
+    assert [(r.project, r.reason, r.actor) for r in found] == [("a", "third", first.actor), ("b", "other", "me")]
 
 
 # Migrations

@@ -38,6 +38,7 @@ from pilotfish_control_plane.lifecycle.model import (
     Watch,
 )
 from pilotfish_control_plane.storage.metadata import metadata
+from pilotfish_control_plane.storage.puts import put
 from pilotfish_control_plane.storage.types import Json, UtcDateTime
 
 rules = Table(
@@ -180,13 +181,9 @@ def put_rule(conn: Connection, found: Rule) -> None:
         "revision": found.revision,
         "updated": found.updated,
     }
-    key = and_(rules.c.project == found.project, rules.c.id == found.id)
-    if not conn.execute(update(rules).where(key).values(values)).rowcount:
-        row = {"project": found.project, "id": found.id, "created": found.created, "author": found.author}
-        conn.execute(insert(rules).values(**row, **values))
-    key = and_(rule_counters.c.project == found.project, rule_counters.c.id == found.id)
-    if not conn.execute(update(rule_counters).where(key).values(revision=found.revision)).rowcount:
-        conn.execute(insert(rule_counters).values(project=found.project, id=found.id, revision=found.revision))
+    key = {"project": found.project, "id": found.id}
+    put(conn, rules, key, values, once={"created": found.created, "author": found.author})
+    put(conn, rule_counters, key, {"revision": found.revision})
 
 
 def last_revision(conn: Connection, project: str, rule_id: str) -> int:
@@ -211,10 +208,8 @@ def slot(conn: Connection, project: str, rule_id: str, trigger: int, revision: i
 
 def set_slot(conn: Connection, project: str, rule_id: str, trigger: int, revision: int, due: datetime) -> None:
     """Keep when a schedule trigger is due."""
-    key = and_(rule_slots.c.project == project, rule_slots.c.rule == rule_id, rule_slots.c.trigger == trigger)
-    if not conn.execute(update(rule_slots).where(key).values(revision=revision, due=due)).rowcount:
-        row = {"project": project, "rule": rule_id, "trigger": trigger}
-        conn.execute(insert(rule_slots).values(**row, revision=revision, due=due))
+    key = {"project": project, "rule": rule_id, "trigger": trigger}
+    put(conn, rule_slots, key, {"revision": revision, "due": due})
 
 
 def watch(conn: Connection, project: str, rule_id: str, trigger: int, deployment: str) -> Watch:
@@ -231,14 +226,9 @@ def watch(conn: Connection, project: str, rule_id: str, trigger: int, deployment
 
 def set_watch(conn: Connection, project: str, found: Watch) -> None:
     """Keep how a metric trigger stands for a deployment."""
-    key = and_(
-        rule_watches.c.project == project, rule_watches.c.rule == found.rule, rule_watches.c.trigger == found.trigger,
-        rule_watches.c.deployment == found.deployment,
-    )  # fmt: skip
+    key = {"project": project, "rule": found.rule, "trigger": found.trigger, "deployment": found.deployment}
     values = {"number": found.number, "open": found.open, "hits": found.hits, "seen": found.seen}
-    if not conn.execute(update(rule_watches).where(key).values(values)).rowcount:
-        row = {"project": project, "rule": found.rule, "trigger": found.trigger, "deployment": found.deployment}
-        conn.execute(insert(rule_watches).values(**row, **values))
+    put(conn, rule_watches, key, values)
 
 
 def reset_watches(conn: Connection, project: str, rule_id: str, trigger: int) -> None:
@@ -315,12 +305,13 @@ def lapse_suspected(conn: Connection, project: str, rule_id: str, reason: str, n
 
 
 def last_acted(conn: Connection, project: str, rule_id: str, deployment: str, endpoint: str) -> Firing | None:
-    """Return a rule's newest firing for a deployment's endpoint that was acted on."""
+    """Return a rule's newest firing for a deployment that was acted on; deployment "": of those for none."""
     row = conn.execute(
         select(firings)
         .where(
             firings.c.project == project,
             firings.c.rule == rule_id,
+            firings.c.deployment == deployment,
             firings.c.endpoint == endpoint,
             firings.c.acted.is_not(None),
         )
@@ -342,9 +333,7 @@ def paused(conn: Connection, project: str) -> tuple[bool, str]:
 def set_paused(conn: Connection, project: str, is_paused: bool, reason: str, actor: str, now: datetime) -> None:
     """Pause or resume all automation of a project."""
     values = {"paused": is_paused, "reason": reason, "actor": actor, "updated": now}
-    key = automation_switches.c.project == project
-    if not conn.execute(update(automation_switches).where(key).values(values)).rowcount:
-        conn.execute(insert(automation_switches).values(project=project, **values))
+    put(conn, automation_switches, {"project": project}, values)
 
 
 # Retirement ---------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from pilotfish_control_plane.monitoring.model import (
     WindowReport,
 )
 from pilotfish_control_plane.storage.metadata import metadata
+from pilotfish_control_plane.storage.puts import put
 from pilotfish_control_plane.storage.types import BigId, Json, UtcDateTime
 
 BUCKET_S = 10
@@ -269,10 +270,8 @@ def set_episode(
     conn: Connection, deployment: str, kind: str, number: int, is_open: bool, state: Mapping[str, Any]
 ) -> None:
     """Keep the state of the newest episode of a kind."""
-    key = and_(episodes.c.deployment == deployment, episodes.c.kind == kind)
     values = {"open": is_open, "number": number, "state": dict(state)}
-    if not conn.execute(update(episodes).where(key).values(values)).rowcount:
-        conn.execute(insert(episodes).values(deployment=deployment, kind=kind, **values))
+    put(conn, episodes, {"deployment": deployment, "kind": kind}, values)
 
 
 def learned_profile(conn: Connection, deployment: str) -> tuple[str, str] | None:
@@ -297,10 +296,7 @@ def direct_state(conn: Connection, deployment: str) -> bytes | None:
 def set_direct_state(conn: Connection, deployment: str, state: bytes, now: datetime) -> None:
     """Keep the window state of predictions that were logged straight to the control plane."""
     values = {"state": base64.b64encode(state).decode(), "updated": now}
-    if not conn.execute(
-        update(direct_windows).where(direct_windows.c.deployment == deployment).values(values)
-    ).rowcount:
-        conn.execute(insert(direct_windows).values(deployment=deployment, **values))
+    put(conn, direct_windows, {"deployment": deployment}, values)
 
 
 # Evidence -----------------------------------------------------------------------------------------------------
@@ -419,9 +415,7 @@ def set_quality(conn: Connection, quality: Quality) -> None:
         "answered": quality.answered,
         "metrics": dict(quality.metrics),
     }
-    key = deployment_quality.c.deployment == quality.deployment
-    if not conn.execute(update(deployment_quality).where(key).values(values)).rowcount:
-        conn.execute(insert(deployment_quality).values(deployment=quality.deployment, **values))
+    put(conn, deployment_quality, {"deployment": quality.deployment}, values)
 
 
 def quality(conn: Connection, deployment: str) -> Quality | None:
@@ -441,8 +435,7 @@ def set_capture(conn: Connection, replica: str, deployment: str, capture: Captur
         "undecodable": dict(capture.undecodable),
         "updated": now,
     }
-    if not conn.execute(update(captures).where(captures.c.replica == replica).values(values)).rowcount:
-        conn.execute(insert(captures).values(replica=replica, **values))
+    put(conn, captures, {"replica": replica}, values)
 
 
 def capture(conn: Connection, deployment: str) -> Capture | None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from pilotfish_control_plane.storage.metadata import metadata
+from pilotfish_control_plane.storage.puts import put
 from pilotfish_control_plane.storage.types import BigId, Json, UtcDateTime
 from pilotfish_control_plane.training.model import Delivery, Job, JobState, Pipeline, Progress, Trigger
 
@@ -139,10 +140,8 @@ def pipeline(conn: Connection, project: str, pipeline_id: str, revision: int = 0
 def put_pipeline(conn: Connection, found: Pipeline, author: str) -> None:
     """Store a pipeline's new revision and make it the newest."""
     head = {"model": found.model, "revision": found.revision, "schedule": found.schedule, "updated": found.updated}
-    key = (pipelines.c.project == found.project) & (pipelines.c.id == found.id)
-    if not conn.execute(update(pipelines).where(key).values(**head, due=found.due)).rowcount:
-        row = head | {"project": found.project, "id": found.id, "created": found.created, "due": found.due}
-        conn.execute(insert(pipelines).values(**row, author=found.author))
+    key, once = {"project": found.project, "id": found.id}, {"created": found.created, "author": found.author}
+    put(conn, pipelines, key, head | {"due": found.due}, once=once)
     conn.execute(
         insert(pipeline_revisions).values(
             project=found.project,
@@ -185,8 +184,7 @@ def cursor(conn: Connection, name: str) -> int:
 
 def set_cursor(conn: Connection, name: str, serial: int) -> None:
     """Keep how far a reader of evidence has come."""
-    if not conn.execute(update(pipeline_cursors).where(pipeline_cursors.c.name == name).values(serial=serial)).rowcount:
-        conn.execute(insert(pipeline_cursors).values(name=name, serial=serial))
+    put(conn, pipeline_cursors, {"name": name}, {"serial": serial})
 
 
 # Jobs ---------------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Connection, Table, Text, and_, insert, select, update
+from sqlalchemy import BigInteger, Column, Connection, Table, Text, select
 
 from pilotfish_control_plane.storage.metadata import metadata
+from pilotfish_control_plane.storage.puts import put
 
 publish_watermarks = Table(
     "publish_watermarks",
@@ -30,15 +31,8 @@ def watermark(conn: Connection, instance: str, incarnation: int, stream: str) ->
 
 def set_watermark(conn: Connection, instance: str, incarnation: int, stream: str, offset: int) -> None:
     """Keep the first offset that is not stored."""
-    key = and_(
-        publish_watermarks.c.instance == instance,
-        publish_watermarks.c.incarnation == incarnation,
-        publish_watermarks.c.stream == stream,
-    )
-    done = conn.execute(update(publish_watermarks).where(key).values(watermark=offset))
-    if not done.rowcount:
-        row = {"instance": instance, "incarnation": incarnation, "stream": stream, "watermark": offset}
-        conn.execute(insert(publish_watermarks).values(row))
+    key = {"instance": instance, "incarnation": incarnation, "stream": stream}
+    put(conn, publish_watermarks, key, {"watermark": offset})
 
 
 def watermarks_of(conn: Connection, instance: str) -> list[tuple[str, int, int]]:
