@@ -15,8 +15,8 @@ import pytest_asyncio
 from pilotfish import AsyncClient
 from pilotfish.errors import AlreadyExists, InvalidArgument, NotFound
 from pilotfish.stats import build_profile
+from pilotfish.v1 import common_pb2, deployment_service_pb2_grpc, fleet_service_pb2_grpc, lifecycle_service_pb2_grpc
 from pilotfish.v1 import deployment_pb2 as dep
-from pilotfish.v1 import deployment_service_pb2_grpc, fleet_service_pb2_grpc, lifecycle_service_pb2_grpc
 from pilotfish.v1 import fleet_service_pb2 as fleet
 from pilotfish.v1 import lifecycle_pb2 as pb
 from pilotfish.v1 import lifecycle_service_pb2 as svc
@@ -410,6 +410,22 @@ async def test_a_cooldown_suppresses_the_next_episode(served: Served) -> None:
     newest, first = await served.firings("drift", 2)
     assert first.state == DONE and newest.state == SUPPRESSED
     assert "cooldown" in newest.state_reason and first.name.rpartition("/")[2] in newest.state_reason
+
+
+@pytest.mark.ledger("F3")
+async def test_a_cooldown_of_production_does_not_protect_the_canary_beside_it(served: Served) -> None:
+    trigger = {"type": "error_rate_increase", "threshold": 0.1, "min_sample": 50}
+    await served.rule("errors", triggers=[trigger], cooldown_s=3600)
+    await served.outcome(served.production.id, 100, 50)
+    (first,) = await served.firings("errors")
+    # A plan that no errors abort: what happens to this canary is the rule's to say.
+    plan = dep.RolloutPlan(steps=[dep.RolloutStep(weight_bp=1000)], max_wait_s=3600)
+    plan.criteria.add(metric="error_ratio", comparison=common_pb2.COMPARISON_LESS_THAN_OR_EQUAL, bound=1.0)
+    canary = await served.world.serving(await profiled(served.world), dep.STAGE_CANARY, config=CONFIG, plan=plan)
+    await served.outcome(canary.id, 100, 50)
+    second, _ = await served.firings("errors", 2)
+    assert (first.state, second.state) == (DONE, DONE), second.state_reason
+    assert canary.id in second.deployment
 
 
 # Actions ----------------------------------------------------------------------------------------------------------
