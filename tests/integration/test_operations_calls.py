@@ -22,6 +22,7 @@ from pilotfish import AsyncClient
 from pilotfish.errors import Aborted, Cancelled, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from pilotfish.v1 import deployment_pb2, operation_pb2, training_pb2
 from pilotfish_control_plane.access.model import Role
+from pilotfish_control_plane.grpc_server import operations as servicer
 from pilotfish_control_plane.storage import access
 from pilotfish_control_plane.storage.transaction import Tx
 
@@ -148,7 +149,9 @@ async def test_a_rejected_job_is_an_error_with_its_reason(shop: Any, tmp_path: P
     assert [v.field for v in caught.value.violations] == ["accuracy"]
 
 
-async def test_a_wait_wakes_when_the_job_ends_and_answers_unfinished_after_its_timeout(office: Any) -> None:
+async def test_a_wait_wakes_when_the_job_ends_and_answers_unfinished_after_its_timeout(
+    office: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = await office.client.pipelines.trigger("weekly")
     stub = stub_of(office.channel)
     unfinished = await stub.WaitOperation(lro.WaitOperationRequest(name=job.operation, timeout=seconds(0.1)))
@@ -157,10 +160,10 @@ async def test_a_wait_wakes_when_the_job_ends_and_answers_unfinished_after_its_t
     # Without a timeout of its own it ends with an answer before the call's deadline would.
     at_deadline = await stub.WaitOperation(lro.WaitOperationRequest(name=job.operation), timeout=6)
     assert not at_deadline.done
-    # The sweep alone would find the end only when this wait's own time was over.
-    waiting = asyncio.ensure_future(
-        stub.WaitOperation(lro.WaitOperationRequest(name=job.operation, timeout=seconds(60)), timeout=90)
-    )
+    # No sweep comes to the rescue: what ends the wait in time is the wake.
+    monkeypatch.setattr(servicer, "WAIT_SWEEP_S", 3600.0)
+    request = lro.WaitOperationRequest(name=job.operation, timeout=seconds(600))
+    waiting = asyncio.ensure_future(stub.WaitOperation(request, timeout=900))
     await asyncio.sleep(0.2)
     assert not waiting.done()
     await office.client.pipelines.cancel(job.name)
