@@ -122,7 +122,7 @@ def test_markup_in_data_is_shown_and_not_obeyed() -> None:
 
 
 def test_every_kind_is_found_by_singular_plural_and_beginning() -> None:
-    assert len(KINDS) == 16
+    assert len(KINDS) == 17
     for kind in KINDS:
         assert find_kind(kind.singular) is kind and find_kind(kind.plural) is kind
         kind.columns(NOW)
