@@ -38,7 +38,7 @@ test-peers: setup  ## tests against foreign programs; installs them and fails wh
 check: lint types contracts  ## lint, types, import contracts, protos, generated code up to date
 	$(BIN)/buf lint
 	$(MAKE) --no-print-directory protos
-	git diff --exit-code -- client/pilotfish/v1 client/pilotfish/oip
+	git diff --exit-code -- client/pilotfish/v1 client/pilotfish/oip client/pilotfish/tfserving
 
 lint: setup
 	$(BIN)/ruff check .

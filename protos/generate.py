@@ -30,9 +30,9 @@ def include_paths(scratch: pathlib.Path) -> list[str]:
 
 
 def isolate_inference_pool(generated: pathlib.Path) -> None:
-    """Give the Open Inference Protocol stubs a descriptor pool of their own.
+    """Give the stubs of a foreign protocol a descriptor pool of their own.
 
-    tritonclient, MLServer and KServe register the same symbols in the default pool; two definitions in
+    tritonclient, MLServer, KServe and TensorFlow register the same symbols in the default pool; two definitions in
     one pool stop the second import. The wire is the same either way.
     """
     text = generated.read_text()
@@ -56,7 +56,8 @@ def main() -> int:
         status = protoc.main(args)
     if status:
         return int(status)
-    isolate_inference_pool(OUT / "pilotfish" / "oip" / "grpc_predict_v2_pb2.py")
+    for foreign in ("oip/grpc_predict_v2_pb2.py", "tfserving/predict_pb2.py"):
+        isolate_inference_pool(OUT / "pilotfish" / foreign)
     for grpc_stub in OUT.rglob("*_pb2_grpc.py"):
         if "class " not in grpc_stub.read_text():
             grpc_stub.unlink()

@@ -36,12 +36,14 @@ class AttachedSettings:
         listeners: HOST:PORT=UPSTREAM_HOST:PORT each.
         agent: flags of the agent beside the run directory.
         relay: further flags of the relay.
+        decoder: further flags of the decoder.
     """
 
     run_dir: Path
     listeners: Sequence[str]
     agent: Sequence[str]
     relay: Sequence[str] = ()
+    decoder: Sequence[str] = ()
 
 
 class AttachedSidecar:
@@ -62,7 +64,7 @@ class AttachedSidecar:
             flags = [flag for listener in self._listeners() for flag in ("--listen", listener)]
             return [sys.executable, "-m", "pilotfish_sidecar.relay", *base, *flags, *settings.relay]
         if name == "decoder":
-            return [sys.executable, "-m", "pilotfish_sidecar.decoder", *base]
+            return [sys.executable, "-m", "pilotfish_sidecar.decoder", *base, *settings.decoder]
         return [sys.executable, "-m", "pilotfish_sidecar", "agent", *base, *settings.agent]
 
     def _listeners(self) -> Sequence[str]:

@@ -43,6 +43,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT=UPSTREAM_HOST:PORT",
         help="where callers come and where the model server is, gRPC or REST; port 0: any free one; repeatable",
     )
+    attach.add_argument(
+        "--json-path",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="path of JSON calls that are inference too, such as /predict or /score/*; repeatable",
+    )
     _add_flags(attach)
     return parser
 
@@ -118,16 +125,21 @@ def _attach(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run an attached sidecar; the agent gets every flag but those of the relay."""
     from pilotfish.errors import PilotfishError
     from pilotfish_sidecar.attached import AttachedSettings, AttachedSidecar
+    from pilotfish_sidecar.decoder.methods import path_pattern
     from pilotfish_sidecar.relay.__main__ import parse_listener
 
     relay = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     relay.add_argument("--listen", action="append")
+    relay.add_argument("--json-path", action="append")
     relay.add_argument("--run-dir")
     _, agent = relay.parse_known_args([word for word in argv if word != "attach"])
     try:
         for listener in args.listen:
             parse_listener(listener)
-        AttachedSidecar(AttachedSettings(args.run_dir, args.listen, agent)).run()
+        for path in args.json_path:
+            path_pattern(path)
+        decoder = [word for path in args.json_path for word in ("--json-path", path)]
+        AttachedSidecar(AttachedSettings(args.run_dir, args.listen, agent, decoder=decoder)).run()
     except (PilotfishError, OSError, ValueError) as error:
         log.error("the sidecar cannot start: %s", error)
         return 2

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from pilotfish_sidecar.decoder.methods import Methods
 from pilotfish_sidecar.decoder.session import Session
 from pilotfish_sidecar.relay.tee_wire import PieceReader, TeeError, encode_hello
 from pilotfish_sidecar.tap.records import DropReason
@@ -35,7 +36,7 @@ class _Stop(Exception):
     """SIGTERM came."""
 
 
-def _serve(tee: Path, tap_socket: Path, counters: Path) -> None:
+def _serve(tee: Path, tap_settings: TapSettings, methods: Methods) -> None:
     """Decode one relay session; return when the relay closed it.
 
     Raises:
@@ -43,10 +44,10 @@ def _serve(tee: Path, tap_socket: Path, counters: Path) -> None:
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(str(tee))
-        tap = Tap(TapSettings(tap_socket, counters))
+        tap = Tap(tap_settings)
         lost = DropReason.CRASH
         try:
-            session, reader = Session(tap), PieceReader()
+            session, reader = Session(tap, methods), PieceReader()
             connection.sendall(encode_hello(str(tap.counters_path or "")))
             log.info("decoding what %s tells", tee)
             while chunk := connection.recv(_READ_BYTES):
@@ -64,12 +65,12 @@ def _serve(tee: Path, tap_socket: Path, counters: Path) -> None:
             tap.close(_CLOSE_S, lost=lost)
 
 
-def _run(tee: Path, tap_socket: Path, counters: Path) -> None:
+def _run(tee: Path, tap_settings: TapSettings, methods: Methods) -> None:
     rng = random.Random()
     wait_s = 0.05
     while True:
         try:
-            _serve(tee, tap_socket, counters)
+            _serve(tee, tap_settings, methods)
             wait_s = 0.05
         except OSError as error:
             log.debug("no relay at %s: %s", tee, error)
@@ -85,17 +86,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the decoder until SIGTERM; return 0."""
     parser = argparse.ArgumentParser(prog="pilotfish-decoder", description="Reads what the relay teed.")
     parser.add_argument("--run-dir", type=Path, required=True, help="directory of the sidecar's runtime files")
+    parser.add_argument("--tee-socket", type=Path, help="Unix socket of the relay; default: tee.sock there")
     parser.add_argument("--tap-socket", type=Path, help="Unix socket of the agent; default: tap.sock there")
     parser.add_argument("--counters", type=Path, help="file of the books; default: tap.counters there")
+    parser.add_argument(
+        "--json-path",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="path of JSON calls that are inference too, such as /predict or /score/*; may be repeated",
+    )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     args = parser.parse_args(argv)
+    try:
+        methods = Methods(args.json_path)
+    except ValueError as error:
+        parser.error(str(error))
     level = getattr(logging, args.log_level.upper())
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     run_dir: Path = args.run_dir
     try:
-        _run(run_dir / "tee.sock", args.tap_socket or run_dir / "tap.sock", args.counters or run_dir / "tap.counters")
+        tap = TapSettings(args.tap_socket or run_dir / "tap.sock", args.counters or run_dir / "tap.counters")
+        _run(args.tee_socket or run_dir / "tee.sock", tap, methods)
     except _Stop:
         return 0
     return 0

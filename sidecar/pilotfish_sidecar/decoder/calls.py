@@ -6,31 +6,23 @@ never looks into a message.
 
 from __future__ import annotations
 
-import re
 import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
+from pilotfish_sidecar.decoder.methods import STREAMING, Methods
 from pilotfish_sidecar.tap.headers import CallHeaders, read_headers
 from pilotfish_sidecar.tap.records import NOT_DROPPED, DropReason, Flag, Protocol
 from pilotfish_sidecar.tap.tap import Tap
 from pilotfish_sidecar.tap.wire import MAX_BODY_BYTES
 
-__all__ = ["Body", "Budget", "Call", "Sink", "inflate", "is_unary_inference"]
+__all__ = ["Body", "Budget", "Call", "Sink", "inflate"]
 
 PREFIX_BYTES: Final = 5
-_STREAMING: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
-_UNARY: Final = frozenset({"/inference.GRPCInferenceService/ModelInfer"})
-_REST: Final = re.compile(r"/v2/models/[^/]+(?:/versions/[^/]+)?/infer/?")
 _MAX_METHOD: Final = 512
 _PART_BYTES: Final = 1 << 20
 _PART_US: Final = 1_000_000
 _NO_HEADERS: Final = read_headers(())
-
-
-def is_unary_inference(path: str, *, grpc: bool) -> bool:
-    """Return whether a call's bodies are kept: an inference of the Open Inference Protocol v2 with one answer."""
-    return path in _UNARY if grpc else _REST.fullmatch(path) is not None
 
 
 def inflate(data: bytes, coding: str) -> bytes | None:
@@ -47,7 +39,7 @@ def inflate(data: bytes, coding: str) -> bytes | None:
 
 
 class Budget:
-    """Bytes of bodies that all open calls hold, and their bound."""
+    """Bytes that all open calls and unfinished frames hold, and their bound."""
 
     __slots__ = ("held", "limit")
 
@@ -124,11 +116,12 @@ class Call:
     streaming: bool = False
     part_us: int = 0
 
-    def name(self, path: str, headers: CallHeaders, protocol: Protocol) -> None:
+    def name(self, path: str, headers: CallHeaders, protocol: Protocol, methods: Methods, *, post: bool = True) -> None:
         """Learn what the call is."""
         self.path, self.headers, self.protocol = path[:_MAX_METHOD], headers, protocol
-        self.streaming = path == _STREAMING and protocol is Protocol.GRPC
-        if not self.streaming and not is_unary_inference(path.partition("?")[0], grpc=protocol is Protocol.GRPC):
+        grpc = protocol is Protocol.GRPC
+        self.streaming = grpc and path == STREAMING
+        if not post or not (self.streaming or methods.is_unary(path, grpc=grpc)):
             self.drop = DropReason.OTHER_METHOD
 
     @property
@@ -148,11 +141,13 @@ class Sink:
 
     Args:
         tap: ships them.
+        methods: tells which are inference.
     """
 
-    def __init__(self, tap: Tap) -> None:
-        """Keep it."""
+    def __init__(self, tap: Tap, methods: Methods) -> None:
+        """Keep both."""
         self._tap = tap
+        self.methods = methods
 
     def finish(self, call: Call, end_us: int) -> None:
         """Ship the one record that counts for a call."""

@@ -88,9 +88,7 @@ class Http1Connection:
         words = first.split(b" ")
         pairs = [(name.strip().lower().decode("latin-1"), value.strip()) for name, value in map(_header, lines) if name]
         path = words[1].decode("latin-1") if len(words) > 1 else ""
-        call.name(path, read_headers(pairs), Protocol.REST)
-        if words[0] != b"POST":
-            call.drop = DropReason.OTHER_METHOD
+        call.name(path, read_headers(pairs), Protocol.REST, self._sink.methods, post=words[0] == b"POST")
         call.encodings[0] = _coding(pairs)
         self._waiting.append(call)
         self._asking = call

@@ -30,9 +30,22 @@ _MAX_BLOCK: Final = 256 << 10
 _MAX_TABLE: Final = 1 << 20
 _MAX_OPEN: Final = 100_000
 _MEMO: Final = 256
+_MAX_MEMO_BLOCK: Final = 4 << 10
+_MAX_FRAGMENTS: Final = 256
 _CANCELLED, _UNKNOWN, _INTERNAL, _UNAVAILABLE = 1, 2, 13, 14
 # RST_STREAM's code -> gRPC status, as gRPC over HTTP/2 documents it.
 _OF_RESET: Final = {0: _INTERNAL, 7: _UNAVAILABLE, 8: _CANCELLED, 11: 8, 12: 7}
+# HTTP status of an answer without a grpc-status -> gRPC status, as gRPC's http-grpc-status-mapping has it.
+_OF_HTTP: Final = {
+    400: _INTERNAL,
+    401: 16,
+    403: 7,
+    404: 12,
+    429: _UNAVAILABLE,
+    502: _UNAVAILABLE,
+    503: _UNAVAILABLE,
+    504: _UNAVAILABLE,
+}
 _CLIENT_LEFT: Final = 499
 
 Pairs = list[tuple[bytes, bytes]]
@@ -46,6 +59,7 @@ class _Request:
     headers: CallHeaders
     protocol: Protocol
     encoding: str
+    post: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +107,39 @@ class _Blocks(Generic[_Read]):
         table = self._decoder.header_table
         # Every new entry is a new object in front of the others.
         same = newest is (entries[0] if entries else None) and (count, size) == (len(entries), table.maxsize)
-        if same:
+        if same and len(block) <= _MAX_MEMO_BLOCK:
             if len(self._memo) >= _MEMO:
                 self._memo.clear()
             self._memo[block] = found
-        else:
+        elif not same:
             # Positions in the table moved: the same bytes mean something else from now on.
             self._memo.clear()
         return found
 
 
 class _Half:
-    """One direction."""
+    """One direction.
 
-    __slots__ = ("block", "block_flags", "block_stream", "blocks", "rest")
+    Attributes:
+        rest: an unfinished frame, in the pieces that it came in; joined once it is whole, not before.
+        held: bytes of them.
+        need: bytes from which looking at it again is worth it.
+        left: bytes that belong to the DATA frame whose head was read, or to a frame that is passed over.
+        frame: flags and stream of that DATA frame; None: the bytes are passed over.
+    """
+
+    __slots__ = ("block", "block_flags", "block_stream", "blocks", "fragments", "frame", "held", "left", "need", "rest")
 
     def __init__(self, read: Callable[[Pairs], Any]) -> None:
-        self.rest = b""
+        self.rest: list[bytes] = []
+        self.held = 0
+        self.need = HEAD_BYTES
+        self.left = 0
+        self.frame: tuple[int, int] | None = None
         # Any: a request or an answer, by direction.
         self.blocks: _Blocks[Any] = _Blocks(read)
-        self.block = b""
+        self.block = bytearray()
+        self.fragments = 0
         self.block_stream = -1
         self.block_flags = 0
 
@@ -142,20 +169,66 @@ class Http2Connection:
             skipped = min(self._preface, len(chunk))
             self._preface -= skipped
             chunk = chunk[skipped:]
-        data = half.rest + chunk if half.rest else chunk
-        position, end = 0, len(data)
+        if half.rest:
+            half.rest.append(chunk)
+            half.held += len(chunk)
+            self._budget.held += len(chunk)
+            if half.held < half.need:
+                return
+            chunk = b"".join(half.rest)
+            self._forget(half)
+        position = self._more(direction, half, chunk, time_us) if half.left else 0
+        end = len(chunk)
         while end - position >= HEAD_BYTES:
-            length = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
+            length = chunk[position] << 16 | chunk[position + 1] << 8 | chunk[position + 2]
             body = position + HEAD_BYTES
+            kind, flags = chunk[position + 3], chunk[position + 4]
+            stream = int.from_bytes(chunk[position + 5 : body], "big") & 0x7FFFFFFF
             if end - body < length:
-                break
-            stream = int.from_bytes(data[position + 5 : body], "big") & 0x7FFFFFFF
-            self._frame(direction, data[position + 3], data[position + 4], stream, data[body : body + length], time_us)
+                if not self._begin(direction, kind, flags, stream, length, time_us):
+                    half.need = HEAD_BYTES + length
+                    break
+                position = body + self._more(direction, half, chunk[body:], time_us)
+                continue
+            self._frame(direction, kind, flags, stream, chunk[body : body + length], time_us)
             position = body + length
-        half.rest = data[position:]
+        if position < end:
+            half.rest.append(chunk[position:])
+            half.held = end - position
+            self._budget.held += half.held
+
+    def _forget(self, half: _Half) -> None:
+        self._budget.held -= half.held
+        half.rest, half.held, half.need = [], 0, HEAD_BYTES
+
+    def _begin(self, direction: int, kind: int, flags: int, stream: int, length: int, time_us: int) -> bool:
+        """Take the head of a frame whose end has not come; return whether its bytes are taken as they come."""
+        half = self._halves[direction]
+        if kind == _DATA and not flags & _PADDED:
+            half.frame, half.left = (flags, stream), length
+            return True
+        if length <= _MAX_BLOCK and self._budget.held + length <= self._budget.limit:
+            return False
+        # It would have to be read as a whole, and is too long for that: only its head counts from here on.
+        self._break(_Unreadable(f"a frame of {length} bytes"))
+        half.frame, half.left = None, length
+        self._frame(direction, kind, flags & ~_PADDED, stream, b"", time_us)
+        return True
+
+    def _more(self, direction: int, half: _Half, chunk: bytes, time_us: int) -> int:
+        """Take bytes of a long frame; return how many."""
+        taken = min(half.left, len(chunk))
+        half.left -= taken
+        if half.frame is not None:
+            flags, stream = half.frame
+            flags = flags & ~_PADDED if not half.left else 0
+            self._frame(direction, _DATA, flags, stream, chunk[:taken], time_us)
+        return taken
 
     def stripped(self, direction: int, head: bytes, time_us: int) -> None:
         """Take the head of a DATA frame whose body was left out."""
+        if len(head) != HEAD_BYTES:
+            return
         stream = int.from_bytes(head[5:9], "big") & 0x7FFFFFFF
         call = self._calls.get(stream)
         if call is not None:
@@ -164,6 +237,8 @@ class Http2Connection:
 
     def close(self, cause: int, time_us: int) -> None:
         """Finish the open calls: they ended with the connection."""
+        for half in self._halves:
+            self._forget(half)
         for call in self._calls.values():
             if cause == Cause.GONE_BLIND:
                 call.strip(DropReason.BLIND)
@@ -227,17 +302,18 @@ class Http2Connection:
         half = self._halves[direction]
         if kind == _CONTINUATION:
             half.block += payload
+            half.fragments += 1
         else:
-            half.block, half.block_flags = _fragment(kind, flags, payload), flags
+            half.block, half.block_flags, half.fragments = bytearray(_fragment(kind, flags, payload)), flags, 0
             half.block_stream = stream if kind == _HEADERS else -1
             if kind == _HEADERS and direction == Direction.TO_SERVER and stream > self._last and stream & 1:
                 self._open(stream, time_us)
-        if len(half.block) > _MAX_BLOCK:
-            half.block = b""
+        if len(half.block) > _MAX_BLOCK or half.fragments > _MAX_FRAGMENTS:
+            half.block = bytearray()
             self._break(_Unreadable("a header block is too long"))
         if not flags & _END_HEADERS:
             return
-        block, half.block = half.block, b""
+        block, half.block = bytes(half.block), bytearray()
         read = None if self._broken else half.blocks.decode(block)
         if half.block_stream < 0:
             return
@@ -246,7 +322,7 @@ class Http2Connection:
             return
         if direction == Direction.TO_SERVER:
             if not call.path and read is not None:
-                call.name(read.path, read.headers, read.protocol)
+                call.name(read.path, read.headers, read.protocol, self._sink.methods, post=read.post)
                 call.encodings[0] = read.encoding
             if half.block_flags & _END_STREAM:
                 call.asked_us = time_us
@@ -271,7 +347,7 @@ class Http2Connection:
             return
         if call.protocol is Protocol.GRPC:
             if call.code < 0:
-                call.code = _UNKNOWN if code is None else code
+                call.code = _OF_HTTP.get(call.status, _UNKNOWN) if code is None else code
         elif code is not None and not call.status:
             call.status = _CLIENT_LEFT if code == _CANCELLED else 502
         self._sink.finish(call, time_us)
@@ -292,16 +368,19 @@ def _fragment(kind: int, flags: int, payload: bytes) -> bytes:
 def _read_request(pairs: Pairs) -> _Request:
     path = content_type = b""
     coding = b"identity"
+    post = True
     for name, value in pairs:
         if name == b":path":
             path = value
+        elif name == b":method":
+            post = value == b"POST"
         elif name == b"content-type":
             content_type = value
         elif name in (b"grpc-encoding", b"content-encoding"):
             coding = value
     protocol = Protocol.GRPC if content_type.startswith(b"application/grpc") else Protocol.REST
     headers = read_headers((name.decode("latin-1"), value) for name, value in pairs if name[:1] != b":")
-    return _Request(path.decode("latin-1"), headers, protocol, coding.decode("latin-1"))
+    return _Request(path.decode("latin-1"), headers, protocol, coding.decode("latin-1"), post)
 
 
 def _read_answer(pairs: Pairs) -> _Answer:

@@ -10,6 +10,7 @@ import logging
 from pilotfish_sidecar.decoder.calls import Budget, Sink
 from pilotfish_sidecar.decoder.http1 import Http1Connection
 from pilotfish_sidecar.decoder.http2 import Http2Connection
+from pilotfish_sidecar.decoder.methods import Methods
 from pilotfish_sidecar.relay.tee_wire import Cause, Kind, Piece, Protocol
 from pilotfish_sidecar.tap.tap import Tap
 
@@ -23,11 +24,12 @@ class Session:
 
     Args:
         tap: ships the records; its served calls are counted by the relay.
+        methods: tells which calls are inference; None: those of the known protocols.
     """
 
-    def __init__(self, tap: Tap) -> None:
+    def __init__(self, tap: Tap, methods: Methods | None = None) -> None:
         """Begin without connections."""
-        self._sink = Sink(tap)
+        self._sink = Sink(tap, methods or Methods())
         self._budget = Budget()
         self._connections: dict[int, Http2Connection | Http1Connection] = {}
 
