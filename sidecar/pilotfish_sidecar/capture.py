@@ -1,4 +1,4 @@
-"""From captured calls to rows: find the replica, decode, stack equal calls into columns.
+"""From captured calls to rows: stack equal calls into columns.
 
 Owns the turning of tap records into batches, and the counting of those that cannot be read. It keeps no state,
 opens no file and never raises for what was on the wire.
@@ -17,8 +17,9 @@ from typing import Final
 
 import numpy as np
 
+from pilotfish_sidecar.calls import Read, find_binding, read_call
 from pilotfish_sidecar.config import ALL_ROWS_BP, Binding
-from pilotfish_sidecar.decode import Decoded, Undecodable, decode_oip, decode_oip_json
+from pilotfish_sidecar.decode import Decoded
 from pilotfish_sidecar.outcomes import Call, grpc_code
 from pilotfish_sidecar.rows import (
     INPUT,
@@ -75,25 +76,6 @@ class Captured:
             self.undecodable.setdefault(replica, Counter()).update(reasons)
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    record: TapRecord
-    decoded: Decoded
-
-
-def find_binding(record: TapRecord, bindings: Mapping[str, Binding]) -> Binding | None:
-    """Return the binding of the replica that served a call; None where the tap's identity does not tell."""
-    who = record.identity
-    if who.replica in bindings:
-        return bindings[who.replica]
-    if len(bindings) == 1:
-        return next(iter(bindings.values()))
-    for binding in bindings.values():
-        if who.deployment and who.deployment == binding.who.deployment:
-            return binding
-    return None
-
-
 def read_calls(records: Sequence[TapRecord], bindings: Mapping[str, Binding]) -> Captured:
     """Return the rows of captured calls.
 
@@ -102,28 +84,27 @@ def read_calls(records: Sequence[TapRecord], bindings: Mapping[str, Binding]) ->
         bindings: by replica; not empty.
     """
     captured = Captured()
-    groups: dict[tuple[object, ...], list[_Read]] = {}
+    groups: dict[tuple[object, ...], list[Read]] = {}
     owners: dict[tuple[object, ...], Binding] = {}
     places: dict[str, int] = {}
     for record in records:
-        binding = find_binding(record, bindings)
         if record.drop is not None:
-            _note_call(captured, places, binding, record)
+            _note_call(captured, places, find_binding(record, bindings), record)
             continue
-        decoded = _decode(record, binding)
-        if binding is None and isinstance(decoded, Decoded):
-            binding = _by_model(decoded, bindings)
+        binding, reads, missed = read_call(record, bindings)
         replica = binding.who.replica if binding is not None else ""
         if not record.flags & Flag.CONTINUES:
             _note_call(captured, places, binding, record)
-        if isinstance(decoded, Undecodable):
-            captured.miss(replica, decoded.reason.value)
-        elif binding is None:
-            captured.miss("", "unknown_replica")
-        else:
-            key = _form(replica, decoded)
+        if missed is not None:
+            captured.miss(replica, missed.reason.value)
+        if binding is None:
+            if missed is None:
+                captured.miss("", "unknown_replica")
+            continue
+        for read in reads:
+            key = _form(replica, read.decoded)
             owners[key] = binding
-            groups.setdefault(key, []).append(_Read(record, decoded))
+            groups.setdefault(key, []).append(read)
     captured.replicas = list(places)
     for key, reads in groups.items():
         for batch in split_batch(_stack(reads, owners[key])):
@@ -141,23 +122,6 @@ def _note_call(captured: Captured, places: dict[str, int], binding: Binding | No
         captured.calls.append(Call(place, code, record.latency_us, _time_us(record)))
 
 
-def _decode(record: TapRecord, binding: Binding | None) -> Decoded | Undecodable:
-    args = (record.request, record.response)
-    if record.protocol is Protocol.GRPC:
-        return decode_oip(*args, binding.signature) if binding is not None else decode_oip(*args)
-    sizes = [value for key, value in record.headers if key == "inference-header-content-length"]
-    json_bytes = int(sizes[0]) if sizes and sizes[0].isdecimal() and len(sizes[0]) < 12 else None
-    if binding is not None:
-        return decode_oip_json(*args, binding.signature, path=record.method, json_bytes=json_bytes)
-    return decode_oip_json(*args, path=record.method, json_bytes=json_bytes)
-
-
-def _by_model(decoded: Decoded, bindings: Mapping[str, Binding]) -> Binding | None:
-    found = [b for b in bindings.values() if decoded.model_name and decoded.model_name in (b.who.endpoint, b.who.model)]
-    exact = [b for b in found if decoded.model_version == str(b.who.version)]
-    return next(iter(exact or found), None)
-
-
 def _form(replica: str, decoded: Decoded) -> tuple[object, ...]:
     """Return what two calls share whose blocks can be stacked."""
     return (
@@ -167,7 +131,7 @@ def _form(replica: str, decoded: Decoded) -> tuple[object, ...]:
     )
 
 
-def _stack(reads: Sequence[_Read], binding: Binding) -> RowBatch:
+def _stack(reads: Sequence[Read], binding: Binding) -> RowBatch:
     rows = [read.decoded.rows for read in reads]
     records = [read.record for read in reads]
     columns: list[RowColumn] = []
@@ -181,7 +145,7 @@ def _stack(reads: Sequence[_Read], binding: Binding) -> RowBatch:
     codes = [grpc_code(record.code, http=record.protocol is Protocol.REST) for record in records]
     return RowBatch(
         who=binding.who,
-        ids=[_clean_id(ident) for read in reads for ident in read.decoded.row_ids(read.record.prediction_id)],
+        ids=[_clean_id(ident) for read in reads for ident in read.decoded.row_ids(read.fallback_id)],
         times_us=np.repeat(np.array([_time_us(record) for record in records], dtype=np.int64), rows),
         latencies_us=np.repeat(np.array([record.latency_us for record in records], dtype=np.int64), rows),
         roles=np.repeat(np.array(roles, dtype=np.uint8), rows),
@@ -229,7 +193,7 @@ def _column(name: str, group: int, values: Cells, before: Sequence[RowColumn]) -
     return pack_column(name, group, np.ascontiguousarray(values))
 
 
-def _metadata(reads: Sequence[_Read]) -> Sequence[str]:
+def _metadata(reads: Sequence[Read]) -> Sequence[str]:
     texts = []
     for read in reads:
         given = [value for key, value in read.record.headers if key == _KEPT_HEADER]

@@ -14,6 +14,7 @@ from pilotfish.errors import InvalidArgument, Violation
 from pilotfish.stats import DriftConfig, Profile, validate_drift_config
 from pilotfish.v1 import fleet_service_pb2 as fleet
 from pilotfish.v1 import monitoring_pb2 as monitoring
+from pilotfish_sidecar.codec import Codec, parse_codec
 from pilotfish_sidecar.decode import DecodeSignature
 from pilotfish_sidecar.rows import Who
 
@@ -37,6 +38,9 @@ class Binding:
         profile: the reference; None: learn one.
         signature: what the decoder knows of the model.
         signature_text: as it came.
+        server_model: name under which the model server knows the model; empty: the endpoint's or the model's id.
+        server_version: version under which it does; empty: any.
+        codec: how its calls are read.
     """
 
     who: Who
@@ -46,6 +50,14 @@ class Binding:
     profile: Profile | None = None
     signature: DecodeSignature = field(default_factory=DecodeSignature)
     signature_text: str = ""
+    server_model: str = ""
+    server_version: str = ""
+    codec: Codec = field(default_factory=Codec)
+
+    def serves(self, model: str, version: str = "") -> bool:
+        """Return whether a call that names a model, and perhaps a version, is one of this replica."""
+        names = (self.server_model,) if self.server_model else (self.who.endpoint, self.who.model)
+        return model in names and (not version or not self.server_version or version == self.server_version)
 
 
 def parse_config(config: fleet.SidecarConfig) -> tuple[Binding, ...]:
@@ -88,6 +100,9 @@ def _binding(message: fleet.ReplicaBinding, where: str, found: list[Violation]) 
         profile=_profile(message.profile_json, f"{where}.profile_json", found),
         signature=_signature(message.signature_json, f"{where}.signature_json", found),
         signature_text=message.signature_json,
+        server_model=message.server_model,
+        server_version=message.server_version,
+        codec=parse_codec(message.codec, f"{where}.codec", found),
     )
 
 

@@ -1,1 +1,1 @@
-"""Generated stubs of the TensorFlow Serving's Predict; made by `make protos`, never edited."""
+"""Generated stubs of TensorFlow Serving's Predict; made by `make protos`, never edited."""

@@ -1,12 +1,13 @@
 """Decoding of gRPC calls of the Open Inference Protocol v2, from the bytes that were on the wire.
 
-Owns the reading of ModelInferRequest and ModelInferResponse. Hostile bytes give an `Undecodable`, never
-an exception. It uses stubs in a descriptor pool of their own, so that it can live in any model server's
-process.
+Owns the reading of ModelInferRequest and ModelInferResponse, and the pairing of a stream's messages. Hostile bytes give
+an `Undecodable`, never an exception. It uses stubs in a descriptor pool of their own, so that it can live in any model
+server's process.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from pilotfish_sidecar.decode.reasons import Reason, TensorError, Undecodable
 if TYPE_CHECKING:
     Tensors = Sequence[pb.ModelInferRequest.InferInputTensor | pb.ModelInferResponse.InferOutputTensor]
 
-__all__ = ["decode_oip"]
+__all__ = ["decode_oip", "decode_oip_stream"]
 
 _parse_request = pb.ModelInferRequest.FromString
 _parse_response = pb.ModelInferResponse.FromString
@@ -43,6 +44,79 @@ def decode_oip(
         asked, answered = _parse_request(request), _parse_response(response)
     except DecodeError as error:
         return Undecodable(Reason.BAD_PROTOBUF, str(error))
+    return _decode(asked, answered, signature)
+
+
+def decode_oip_stream(
+    request: bytes, response: bytes = b"", signature: DecodeSignature = NO_SIGNATURE
+) -> list[Decoded | Undecodable]:
+    """Return the questions of a ModelStreamInfer call, each with its answer, or why one has no rows.
+
+    A question without an answer is a call that failed. Servers with several answers a question (decoupled ones) are
+    told by ids that differ: those pairs are `unpaired`, never rows of the wrong question.
+
+    Args:
+        request: messages, each behind gRPC's five-byte prefix.
+        response: likewise; Triton's wrapped answers and MLServer's plain ones are told apart.
+        signature: what is known of the model.
+    """
+    asked, answered = _messages(request), _messages(response)
+    if asked is None or answered is None:
+        return [Undecodable(Reason.TRUNCATED, "the messages do not fill the body")]
+    found: list[Decoded | Undecodable] = []
+    for question, answer in itertools.zip_longest(asked, answered):
+        if question is None:
+            found.append(Undecodable(Reason.UNPAIRED, "more answers than questions"))
+        else:
+            found.append(_decode_pair(question, answer or b"", signature))
+    return found
+
+
+def _decode_pair(question: bytes, answer: bytes, signature: DecodeSignature) -> Decoded | Undecodable:
+    try:
+        asked, answered = _parse_request(question), _unwrap(answer)
+    except DecodeError as error:
+        return Undecodable(Reason.BAD_PROTOBUF, str(error))
+    if asked.id and answered.id and asked.id != answered.id:
+        return Undecodable(Reason.UNPAIRED, f"the answer {answered.id[:80]!r} stands where {asked.id[:80]!r} was asked")
+    return _decode(asked, answered, signature)
+
+
+def _unwrap(answer: bytes) -> pb.ModelInferResponse:
+    """Return the answer that is in one message of a stream; an empty one for an error.
+
+    Raises:
+        DecodeError: it is no answer of either kind.
+    """
+    try:
+        plain = _parse_response(answer)
+    except DecodeError:
+        # Triton's: what would be the version's text is a message there.
+        return pb.ModelStreamInferResponse.FromString(answer).infer_response
+    if not answer or plain.outputs or plain.id or plain.raw_output_contents:
+        return plain
+    try:
+        return pb.ModelStreamInferResponse.FromString(answer).infer_response
+    except DecodeError:
+        return plain
+
+
+def _messages(body: bytes) -> list[bytes] | None:
+    """Return the messages of a stream; None when they do not fill the body, or one is compressed."""
+    found, position = [], 0
+    while position < len(body):
+        start = position + 5
+        end = start + int.from_bytes(body[position + 1 : start], "big")
+        if body[position] or start > len(body) or end > len(body):
+            return None
+        found.append(body[start:end])
+        position = end
+    return found
+
+
+def _decode(
+    asked: pb.ModelInferRequest, answered: pb.ModelInferResponse, signature: DecodeSignature
+) -> Decoded | Undecodable:
     skipped: dict[str, Reason] = {}
     try:
         inputs = _tensors(asked.inputs, asked.raw_input_contents, None)

@@ -34,6 +34,12 @@ class Reason(enum.StrEnum):
     """The call carries no tensor."""
     TOO_MANY_COLUMNS = "too_many_columns"
     """More columns than a row may have."""
+    NOT_FOUND = "not_found"
+    """A pointer of the codec leads nowhere in the body."""
+    UNPAIRED = "unpaired"
+    """An answer of a streaming call that belongs to no question, or not to the one in its place."""
+    UNKNOWN_METHOD = "unknown_method"
+    """No codec knows the path of the call."""
 
 
 class TensorError(ValueError):
