@@ -7,7 +7,7 @@ from pilotfish_sidecar.decode.columns import NO_SIGNATURE, Block, Decoded, Decod
 from pilotfish_sidecar.decode.json_calls import JsonPointers, decode_json, parse_pointer
 from pilotfish_sidecar.decode.models import OIP_INFER, OIP_STREAM, TF_PREDICT, model_of_call
 from pilotfish_sidecar.decode.oip import decode_oip, decode_oip_stream
-from pilotfish_sidecar.decode.reasons import Reason, Undecodable
+from pilotfish_sidecar.decode.reasons import Reason, TensorError, Undecodable
 from pilotfish_sidecar.decode.rest import decode_oip_json, model_of_path
 from pilotfish_sidecar.decode.tfserving import decode_tf, decode_tf_json, tf_model_of_path
 
@@ -21,6 +21,7 @@ __all__ = [
     "Decoded",
     "JsonPointers",
     "Reason",
+    "TensorError",
     "Undecodable",
     "decode_json",
     "decode_oip",
