@@ -237,8 +237,8 @@ class Http2Connection:
 
     def close(self, cause: int, time_us: int) -> None:
         """Finish the open calls: they ended with the connection."""
-        for half in self._halves:
-            self._forget(half)
+        for direction, half in enumerate(self._halves):
+            self._take_last_head(direction, half, time_us)
         for call in self._calls.values():
             if cause == Cause.GONE_BLIND:
                 call.strip(DropReason.BLIND)
@@ -249,6 +249,18 @@ class Http2Connection:
                 call.status = _CLIENT_LEFT if cause == Cause.BY_CLIENT else 502
             self._sink.finish(call, time_us)
         self._calls.clear()
+
+    def _take_last_head(self, direction: int, half: _Half, time_us: int) -> None:
+        """Open the call of a head whose frame never became whole: the relay counts calls by heads alone."""
+        head = b"".join(half.rest)[:HEAD_BYTES]
+        self._forget(half)
+        if direction == Direction.TO_CLIENT or half.left or len(head) < HEAD_BYTES or head[3] != _HEADERS:
+            return
+        stream = int.from_bytes(head[5:9], "big") & 0x7FFFFFFF
+        if stream > self._last and stream & 1:
+            self._open(stream, time_us)
+            if (opened := self._calls.get(stream)) is not None:
+                opened.strip(DropReason.UNREADABLE)
 
     def _frame(self, direction: int, kind: int, flags: int, stream: int, payload: bytes, time_us: int) -> None:
         try:
