@@ -125,6 +125,8 @@ def test_bytes_that_are_broken_anywhere_never_raise_and_every_call_still_counts_
     kept, session = feed(pieces(chunks))
     assert len(kept.calls()) == sum(served(chunks))
     assert session._budget.held == 0
+    # Gone blind, the relay counts the open ones itself.
+    assert len(feed(pieces(chunks, cause=Cause.GONE_BLIND))[0].calls()) == served(chunks)[0]
 
 
 @settings(max_examples=100, deadline=None, phases=QUICK)

@@ -126,9 +126,22 @@ class _Half:
         need: bytes from which looking at it again is worth it.
         left: bytes that belong to the DATA frame whose head was read, or to a frame that is passed over.
         frame: flags and stream of that DATA frame; None: the bytes are passed over.
+        passed: kind, flags and stream of the frame that is passed over; its head counts once it is whole.
     """
 
-    __slots__ = ("block", "block_flags", "block_stream", "blocks", "fragments", "frame", "held", "left", "need", "rest")
+    __slots__ = (
+        "block",
+        "block_flags",
+        "block_stream",
+        "blocks",
+        "fragments",
+        "frame",
+        "held",
+        "left",
+        "need",
+        "passed",
+        "rest",
+    )
 
     def __init__(self, read: Callable[[Pairs], Any]) -> None:
         self.rest: list[bytes] = []
@@ -136,6 +149,7 @@ class _Half:
         self.need = HEAD_BYTES
         self.left = 0
         self.frame: tuple[int, int] | None = None
+        self.passed = (0, 0, 0)
         # Any: a request or an answer, by direction.
         self.blocks: _Blocks[Any] = _Blocks(read)
         self.block = bytearray()
@@ -211,8 +225,7 @@ class Http2Connection:
             return False
         # It would have to be read as a whole, and is too long for that: only its head counts from here on.
         self._break(_Unreadable(f"a frame of {length} bytes"))
-        half.frame, half.left = None, length
-        self._frame(direction, kind, flags & ~_PADDED, stream, b"", time_us)
+        half.frame, half.left, half.passed = None, length, (kind, flags & ~_PADDED, stream)
         return True
 
     def _more(self, direction: int, half: _Half, chunk: bytes, time_us: int) -> int:
@@ -223,6 +236,8 @@ class Http2Connection:
             flags, stream = half.frame
             flags = flags & ~_PADDED if not half.left else 0
             self._frame(direction, _DATA, flags, stream, chunk[:taken], time_us)
+        elif not half.left:
+            self._frame(direction, *half.passed, b"", time_us)
         return taken
 
     def stripped(self, direction: int, head: bytes, time_us: int) -> None:
@@ -237,8 +252,8 @@ class Http2Connection:
 
     def close(self, cause: int, time_us: int) -> None:
         """Finish the open calls: they ended with the connection."""
-        for direction, half in enumerate(self._halves):
-            self._take_last_head(direction, half, time_us)
+        for half in self._halves:
+            self._forget(half)
         for call in self._calls.values():
             if cause == Cause.GONE_BLIND:
                 call.strip(DropReason.BLIND)
@@ -249,18 +264,6 @@ class Http2Connection:
                 call.status = _CLIENT_LEFT if cause == Cause.BY_CLIENT else 502
             self._sink.finish(call, time_us)
         self._calls.clear()
-
-    def _take_last_head(self, direction: int, half: _Half, time_us: int) -> None:
-        """Open the call of a head whose frame never became whole: the relay counts calls by heads alone."""
-        head = b"".join(half.rest)[:HEAD_BYTES]
-        self._forget(half)
-        if direction == Direction.TO_CLIENT or half.left or len(head) < HEAD_BYTES or head[3] != _HEADERS:
-            return
-        stream = int.from_bytes(head[5:9], "big") & 0x7FFFFFFF
-        if stream > self._last and stream & 1:
-            self._open(stream, time_us)
-            if (opened := self._calls.get(stream)) is not None:
-                opened.strip(DropReason.UNREADABLE)
 
     def _frame(self, direction: int, kind: int, flags: int, stream: int, payload: bytes, time_us: int) -> None:
         try:
