@@ -30,6 +30,7 @@ from pilotfish_control_plane.monitoring.report import Facts, read_log, report_js
 from pilotfish_control_plane.monitoring.service import DEFAULT_SPAN, MonitoringService
 from pilotfish_control_plane.names import DEFAULT_PROJECT, EndpointName
 from pilotfish_control_plane.prediction_log import PredictionLog
+from pilotfish_control_plane.prediction_log.batches import TruthBatch
 from pilotfish_control_plane.registry.service import RegistryService
 from pilotfish_control_plane.storage import alerts as alert_rows
 from pilotfish_control_plane.storage import monitoring as rows
@@ -118,13 +119,11 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
         """See the contract."""
         now_us = int(self._core.clock.now().timestamp() * 1e6)
         batch = truths_from_wire(request.batch, now_us=now_us)
-        if request.scope and not request.batch.deployment:
+        if request.scope:
             found = await self._core.mutations.read(lambda tx: self._deployments(tx, request.scope))
-            if len(found) == 1 and "/" in request.scope:
-                request.batch.deployment = found[0].id
-                batch = truths_from_wire(request.batch, now_us=now_us)
-        stored = await self._direct.log_truths(batch, request.request_id)
-        return svc.LogGroundTruthResponse(stored=stored)
+            batch = _within(batch, [d.id for d in found], request)
+        await self._direct.log_truths(batch, request.request_id)
+        return svc.LogGroundTruthResponse(stored=len(request.batch.prediction_ids))
 
     async def GetMetrics(self, request: svc.GetMetricsRequest, context: object) -> svc.GetMetricsResponse:
         """See the contract."""
@@ -179,7 +178,7 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
             deployments=deployments,
             metrics=[self._service.metrics(tx, d, start, end) for d in deployments],
             verdicts=rows.verdicts_between(tx.conn, ids, start, end),
-            alerts=alert_rows.alerts_between(tx.conn, name, start, end),
+            alerts=alert_rows.alerts_between(tx.conn, ids, start, end),
         )
 
     # Any: plain JSON.
@@ -262,6 +261,27 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
                 alert=wire.alert_to_wire(self._service.alerts.silence(tx, request.name, until))
             ),
         )
+
+
+def _within(batch: TruthBatch, deployments: Sequence[str], request: svc.LogGroundTruthRequest) -> TruthBatch:
+    """Return truths that can only meet predictions of these deployments: the scope is what the role was checked for.
+
+    Raises:
+        InvalidArgument: the batch names a deployment outside them.
+    """
+    named = request.batch.deployment
+    if named and named not in deployments:
+        text = f"{named} is not within {request.scope}"
+        raise InvalidArgument(text, violations=[Violation("batch.deployment", text)])
+    if named:
+        return batch
+    each = len(deployments)
+    return TruthBatch(
+        [ident for ident in batch.prediction_ids for _ in range(each)],
+        [value for value in batch.values for _ in range(each)],
+        np.repeat(batch.times_us, each),
+        [*deployments] * len(batch),
+    )
 
 
 def _export_part(table: pa.Table, *, labelled_only: bool) -> svc.ExportPredictionsResponse:

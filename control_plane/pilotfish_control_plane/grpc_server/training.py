@@ -63,10 +63,10 @@ def _pipeline_name(text: str, field: str = "name") -> PipelineName:
     return PipelineName.parse(text, field) if "/" in text else PipelineName(DEFAULT_PROJECT, text)
 
 
-def _job_id(text: str) -> str:
+def _job_name(text: str) -> JobName | str:
     if not text:
         raise InvalidArgument("which job?", violations=[Violation("name", "is empty")])
-    return JobName.parse(text, "name").job if "/" in text else text
+    return JobName.parse(text, "name") if "/" in text else text
 
 
 class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
@@ -133,9 +133,9 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
 
     async def GetJob(self, request: svc.GetJobRequest, context: Any) -> svc.GetJobResponse:
         """See the contract."""
-        job = _job_id(request.name)
+        name = _job_name(request.name)
         return await self._core.mutations.read(
-            lambda tx: svc.GetJobResponse(job=wire.job_to_wire(self._service.job(tx, job)))
+            lambda tx: svc.GetJobResponse(job=wire.job_to_wire(self._service.named(tx, name)))
         )
 
     async def ListJobs(self, request: svc.ListJobsRequest, context: Any) -> svc.ListJobsResponse:
@@ -157,7 +157,8 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
 
     async def WatchJob(self, request: svc.WatchJobRequest, context: Any) -> AsyncIterator[svc.WatchJobResponse]:
         """See the contract."""
-        job_id, after, shown = _job_id(request.name), request.after_sequence, ""
+        name, after, shown = _job_name(request.name), request.after_sequence, ""
+        job_id = (await self._core.mutations.read(lambda tx: self._service.named(tx, name))).id
         with self._core.wakes.subscribe(f"job.{job_id}") as wake:
             while True:
                 job = await self._core.mutations.read(lambda tx: self._service.job(tx, job_id))
@@ -177,17 +178,22 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
 
     async def CancelJob(self, request: svc.CancelJobRequest, context: Any) -> svc.CancelJobResponse:
         """See the contract."""
-        job = _job_id(request.name)
-        return await self._core.mutations.mutate(
-            request,
-            lambda tx: svc.CancelJobResponse(job=wire.job_to_wire(self._service.cancel(tx, job, request.reason))),
-        )
+        name = _job_name(request.name)
+
+        def cancel(tx: Tx) -> svc.CancelJobResponse:
+            job = self._service.named(tx, name)
+            return svc.CancelJobResponse(job=wire.job_to_wire(self._service.cancel(tx, job.id, request.reason)))
+
+        return await self._core.mutations.mutate(request, cancel)
 
     async def RetryJob(self, request: svc.RetryJobRequest, context: Any) -> svc.RetryJobResponse:
         """See the contract."""
-        job = _job_id(request.name)
+        name = _job_name(request.name)
         return await self._core.mutations.mutate(
-            request, lambda tx: svc.RetryJobResponse(job=wire.job_to_wire(self._service.retry(tx, job)))
+            request,
+            lambda tx: svc.RetryJobResponse(
+                job=wire.job_to_wire(self._service.retry(tx, self._service.named(tx, name).id))
+            ),
         )
 
 

@@ -66,11 +66,10 @@ class DirectLog:
             self._quality.predictions_came([deployment.id])
         return len(batch)
 
-    async def log_truths(self, batch: TruthBatch, request_id: str) -> int:
-        """Store true values durably; return the number of this request's."""
+    async def log_truths(self, batch: TruthBatch, request_id: str) -> None:
+        """Store true values durably."""
         await self._append("truths", batch, request_id)
         self._quality.labels_came()
-        return len(batch)
 
     async def _append(self, stream: str, batch: Batch, request_id: str) -> int:
         """Append under the request's own source, so that a repeated request stores nothing again."""

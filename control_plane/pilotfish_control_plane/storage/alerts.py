@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -58,11 +59,11 @@ def open_alerts(conn: Connection, deployment: str, kind: str | None = None) -> l
     return [alert_from(r) for r in conn.execute(query.order_by(alerts.c.number))]
 
 
-def alerts_between(conn: Connection, endpoint: str, start: datetime, end: datetime) -> list[Alert]:
-    """Return an endpoint's alerts that began in [start, end), oldest first."""
+def alerts_between(conn: Connection, deployments: Sequence[str], start: datetime, end: datetime) -> list[Alert]:
+    """Return the alerts of some deployments that began in [start, end), oldest first."""
     rows = conn.execute(
         select(alerts)
-        .where(alerts.c.endpoint == endpoint, alerts.c.started >= start, alerts.c.started < end)
+        .where(alerts.c.deployment.in_(deployments), alerts.c.started >= start, alerts.c.started < end)
         .order_by(alerts.c.number)
     )
     return [alert_from(r) for r in rows]

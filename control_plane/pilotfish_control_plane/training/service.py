@@ -21,7 +21,7 @@ from pilotfish.errors import (
     Violation,
 )
 from pilotfish_control_plane.features.service import FeatureService
-from pilotfish_control_plane.names import PipelineName, VersionName, check_id
+from pilotfish_control_plane.names import JobName, PipelineName, VersionName, check_id
 from pilotfish_control_plane.registry.model import Lineage, NewVersion, Version
 from pilotfish_control_plane.storage import training as rows
 from pilotfish_control_plane.storage.transaction import Tx
@@ -194,6 +194,20 @@ class TrainingService:
         found = rows.job(tx.conn, job_id)
         if found is None:
             raise NotFound(f"there is no job {job_id}")
+        return found
+
+    def named(self, tx: Tx, name: JobName | str) -> Job:
+        """Return a job by its full name, or by its id alone.
+
+        Raises:
+            NotFound: there is none, or it is in another project or of another pipeline than the name says: the name is
+                what the caller's role was looked at for.
+        """
+        if isinstance(name, str):
+            return self.job(tx, name)
+        found = rows.job(tx.conn, name.job)
+        if found is None or (found.project, found.pipeline) != (name.project, name.pipeline):
+            raise NotFound(f"there is no job {name}")
         return found
 
     def cancel(self, tx: Tx, job_id: str, reason: str) -> Job:
