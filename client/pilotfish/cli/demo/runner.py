@@ -27,18 +27,19 @@ def run_demo(seed: int, *, base: Path | None = None, keep: bool = False) -> int:
         base: directory to work in; None: a temporary one.
         keep: leave it behind.
     """
-    from pilotfish.cli.demo.story import STEPS, Story
+    from pilotfish.cli.demo.acts import ACTS
+    from pilotfish.cli.demo.story import Story
 
     began = time.monotonic()
     temporary = base is None
     base = base.resolve() if base is not None else Path(tempfile.mkdtemp(prefix="pilotfish-demo-"))
-    show = Show(STEPS)
+    show = Show(len(ACTS))
     show.console.print(f"[bold]pilotfish demo[/], seed {seed}: the whole life of a model on real digits, in {base}")
     supervisor = _start(base)
     try:
         _wait_up(base, supervisor)
         show.console.print(f"      up after {time.monotonic() - began:.1f} s: control plane and node run")
-        facts = Story(base / "home", base / "data", seed, show).run()
+        facts = Story(base / "home", base / "data", seed, show).tell(ACTS)
         facts = {"data_seed": seed, **facts, "seconds": round(time.monotonic() - began, 1)}
     except StepFailed as failed:
         show.console.print(f"\n[red]failed[/] at step {failed.step}: {failed.why}", markup=True)
