@@ -76,7 +76,7 @@ class AttachedSidecar:
         if known.get("asked") != list(self._settings.listeners):
             return self._settings.listeners
         return [
-            f"{address}={asked.partition('=')[2]}"
+            f"{'tls://' if asked.startswith('tls://') else ''}{address}={asked.partition('=')[2]}"
             for address, asked in zip(known["addresses"], self._settings.listeners, strict=True)
         ]
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pilotfish_sidecar.relay.flags import add_flags as add_relay_flags
+
 if TYPE_CHECKING:
     from pilotfish_sidecar.agent import AgentSettings
 
@@ -40,9 +42,10 @@ def _parser() -> argparse.ArgumentParser:
         "--listen",
         action="append",
         required=True,
-        metavar="HOST:PORT=UPSTREAM_HOST:PORT",
+        metavar="[tls://]HOST:PORT=[tls://]UPSTREAM_HOST:PORT",
         help="where callers come and where the model server is, gRPC or REST; port 0: any free one; repeatable",
     )
+    add_relay_flags(attach)
     attach.add_argument(
         "--json-path",
         action="append",
@@ -126,20 +129,20 @@ def _attach(args: argparse.Namespace, argv: Sequence[str]) -> int:
     from pilotfish.errors import PilotfishError
     from pilotfish_sidecar.attached import AttachedSettings, AttachedSidecar
     from pilotfish_sidecar.decoder.methods import path_pattern
-    from pilotfish_sidecar.relay.__main__ import parse_listener
+    from pilotfish_sidecar.relay.flags import settings_of, words_of
 
     relay = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     relay.add_argument("--listen", action="append")
     relay.add_argument("--json-path", action="append")
     relay.add_argument("--run-dir")
+    add_relay_flags(relay)
     _, agent = relay.parse_known_args([word for word in argv if word != "attach"])
     try:
-        for listener in args.listen:
-            parse_listener(listener)
+        settings_of(args, args.run_dir, args.listen)
         for path in args.json_path:
             path_pattern(path)
         decoder = [word for path in args.json_path for word in ("--json-path", path)]
-        AttachedSidecar(AttachedSettings(args.run_dir, args.listen, agent, decoder=decoder)).run()
+        AttachedSidecar(AttachedSettings(args.run_dir, args.listen, agent, words_of(args), decoder)).run()
     except (PilotfishError, OSError, ValueError) as error:
         log.error("the sidecar cannot start: %s", error)
         return 2

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from pilotfish_sidecar.relay.http2 import PREFACE
+from pilotfish_sidecar.relay.http2 import GOAWAY, PREFACE
 from tests.relay_world import RelayWorld, until
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -121,16 +121,91 @@ async def test_a_connection_that_its_server_ends_gets_no_second_goaway(world: Re
     reader, writer = await connect(await world.start(listen))
     writer.write(PREFACE + frame(4, 0, 0) + frame(1, 5, 1, b"\x82"))
     await reader.readexactly(9 + 10 + 17)
+    # From then on a GOAWAY would be on its way, and the end comes behind it.
+    await drain(world)
+    await asyncio.sleep(0.2)
+    finish.set()
+    assert await reader.read() == frame(0, 1, 1)
+    writer.close()
+    server.close()
+
+
+async def drain(world: RelayWorld) -> None:
+    """Ask the relay to stop, and wait until it takes no connection any more: from then on it drains."""
     assert world.relay is not None
     world.relay.terminate()
-    # It stops listening before it drains: from then on a GOAWAY would be on its way, and the end comes behind it.
     with pytest.raises(OSError):
         while True:
             _, other = await connect(world.addresses[0])
             other.close()
             await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
-    finish.set()
-    assert await reader.read() == frame(0, 1, 1)
+
+
+async def test_a_goodbye_finds_its_place_in_a_stream_that_never_pauses_between_two_frames(world: RelayWorld) -> None:
+    stop = asyncio.Event()
+    sent: list[bytes] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not await reader.read(4096):
+            return
+        # A header block in two frames whose gap is no place; from then on every write ends within a frame.
+        rest = frame(4, 0, 0) + frame(1, 0, 1, b"\x88") + frame(9, 4, 1, b"\x88")
+        index = 0
+        while not stop.is_set():
+            index += 1
+            whole = rest + frame(0, 0, 1, b"%06d" % index)
+            sent.append(frame(0, 0, 1, b"%06d" % index))
+            cut = len(whole) - (index % 14 + 1)
+            writer.write(whole[:cut])
+            await writer.drain()
+            rest = whole[cut:]
+            await asyncio.sleep(0.001)
+        sent.append(frame(0, 1, 1))
+        writer.write(rest + frame(0, 1, 1))
+
+    server, listen = await serve(script)
+    reader, writer = await connect(await world.start(listen))
+    writer.write(PREFACE + frame(4, 0, 0) + frame(1, 5, 1, b"\x82"))
+    seen: list[bytes] = []
+
+    async def read() -> None:
+        while True:
+            head = await reader.readexactly(9)
+            seen.append(head + await reader.readexactly(int.from_bytes(head[:3], "big")))
+
+    reading = asyncio.ensure_future(read())
+    await until(lambda: len(seen) > 20, "some frames")
+    draining = asyncio.ensure_future(drain(world))
+    await until(lambda: GOAWAY in seen or reading.done(), "the goodbye")
+    stop.set()
+    with pytest.raises(asyncio.IncompleteReadError) as ended:
+        await reading
+    assert ended.value.partial == b"", "the end comes behind a whole frame"
+    assert [each for each in seen if each[3] == 0] == sent and seen.count(GOAWAY) == 1
+    await draining
+    writer.close()
+    server.close()
+
+
+async def test_a_head_that_is_held_back_while_draining_arrives_when_the_server_leaves_in_its_middle(
+    world: RelayWorld,
+) -> None:
+    go_on = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        await go_on.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Le")
+        await asyncio.sleep(0.2)
+        writer.close()
+
+    server, listen = await serve(script)
+    reader, writer = await connect(await world.start(listen))
+    writer.write(GET)
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    await drain(world)
+    go_on.set()
+    assert await reader.read() == b"HTTP/1.1 200 OK\r\nContent-Le"
     writer.close()
     server.close()

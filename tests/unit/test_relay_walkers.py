@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import struct
+from collections.abc import Iterator
+
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -145,6 +149,10 @@ def test_left_out_bodies_are_told_once_a_message(size):
         message(b"HTTP/1.1 200 OK", b"Content-Length: 3", b"Content-Length: 4"),
         message(b"HTTP/1.1 200 OK", b"Content-Length: 3", b"Transfer-Encoding: chunked"),
         message(b"HTTP/1.1 200 OK", b"Transfer-Encoding: gzip, chunked"),
+        *(
+            message(b"HTTP/1.1 200 OK", b"Transfer-Encoding: chunked", body=size + b"\r\n" + b"a" * 80)
+            for size in (b"+5", b"5_0", b" 5", b"0x5", b"-0", b"", b"g", b"1" * 16, b"5 5")
+        ),
         message(b"HTTP/1.1 101 Switching Protocols"),
         b"nonsense\r\n\r\n",
         b"x" * 70_000,
@@ -208,3 +216,47 @@ def test_a_call_whose_answer_is_unclear_still_waits():
     with pytest.raises(Unclear) as caught:
         MessageWalker(requests, to_client=True).walk(OK + message(b"HTTP/1.1 200 OK", b"Transfer-Encoding: gzip"))
     assert (caught.value.ended, len(requests.waiting)) == (1, 1)
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
+
+
+def blocks(rng: random.Random) -> Iterator[tuple[bytes, bool]]:
+    """Yield frames of a server, and whether something may be inserted behind each."""
+    for stream in range(1, 200, 2):
+        parts = rng.randrange(3)
+        yield frame(1, 0 if parts else 4, stream, b"h" * rng.randrange(20)), not parts
+        for part in range(parts):
+            yield frame(9, 4 if part == parts - 1 else 0, stream, b"c" * rng.randrange(300)), part == parts - 1
+        yield frame(0, 0, stream, b"d" * rng.randrange(600)), True
+        yield frame(rng.choice((4, 6, 8)), 0, 0, b"\0" * 8), True
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_gap_is_always_between_two_frames_outside_of_a_header_block(seed):
+    rng = random.Random(seed)
+    stream, allowed = b"", {0}
+    for data, may in blocks(rng):
+        stream += data
+        allowed |= {len(stream)} if may else set()
+    walker, position, found = FrameWalker(Calls(), to_client=True), 0, 0
+    while position < len(stream):
+        chunk = stream[position : position + rng.randrange(1, 400)]
+        gap = walker.gap(chunk)
+        inside = [place - position for place in sorted(allowed) if position <= place <= position + len(chunk)]
+        assert gap == (inside[0] if inside else None), position
+        found += gap is not None
+        walker.walk(chunk)
+        position += len(chunk)
+    assert found > 50
+
+
+def test_there_is_no_gap_where_the_server_says_goodbye_itself():
+    walker = FrameWalker(Calls(), to_client=True)
+    goodbye = frame(7, 0, 0, b"\0" * 8)
+    assert walker.gap(goodbye) is None and walker.gap(frame(0, 0, 1, b"x") + goodbye) is None
+    for cut in (5, 9, 12):
+        walker = FrameWalker(Calls(), to_client=True)
+        walker.walk(goodbye[:cut])
+        assert walker.gap(goodbye[cut:]) is None

@@ -36,6 +36,7 @@ _KEEPS_CONNECTIONS: Final = (
 _RESET: Final = struct.pack("ii", 1, 0)
 _SAMPLE: Final = 63
 _MAX_UNSOLICITED: Final = 64 << 10
+_MAX_HELD: Final = 64 << 10
 
 
 class Mode(enum.Enum):
@@ -65,6 +66,7 @@ class Connection:
         self.mode = Mode.SNIFFING
         self.protocol: Protocol | None = None
         self.session: TeeSession | None = None
+        self.high_water = relay.high_water
         self.draining = False
         self.told_to_leave = False
         self._relay = relay
@@ -72,6 +74,7 @@ class Connection:
         self._answered = b""
         self._early = b""
         self._early_end = False
+        self._unsaid = False
         self._half_closed: set[Direction] = set()
         self._calls = Calls()
         self._requests = Requests()
@@ -86,10 +89,27 @@ class Connection:
     # The two sides
 
     def client_came(self, transport: asyncio.Transport) -> None:
-        """Take the client's side; it is read once the server's side is there."""
+        """Take the client's side; it is read once the server's side is there.
+
+        Without TLS on this side and with it on the other, the client's first bytes say what the server is asked for.
+        """
         self._client = transport
-        transport.pause_reading()
         _no_delay(transport)
+        self._relay.add(self)
+        tls = transport.get_extra_info("ssl_object")
+        self._unsaid = tls is None and self._relay.upstream_wants_alpn(self)
+        if not self._unsaid:
+            transport.pause_reading()
+            self._relay.connect(self, (tls.selected_alpn_protocol() or "") if tls is not None else "")
+
+    def _say(self, begun: bytes) -> None:
+        """Connect to the server, once the protocol is told from the client's first bytes."""
+        if len(begun) < len(PREFACE) and PREFACE.startswith(begun):
+            return
+        self._unsaid = False
+        if self._client is not None:
+            self._client.pause_reading()
+        self._relay.connect(self, "h2" if begun.startswith(PREFACE) else "http/1.1")
 
     def server_came(self, transport: asyncio.Transport) -> None:
         """Take the server's side."""
@@ -124,10 +144,13 @@ class Connection:
 
     def half_closed(self, direction: Direction) -> bool:
         """Pass on that one side sends no more; return whether it stays open for the answer."""
+        if direction is Direction.TO_CLIENT:
+            self._let_go_of_held()
         target = self._server if direction is Direction.TO_SERVER else self._client
         if target is None:
             self._early_end = True
-            return True
+            # A client that leaves before it said anything has nobody to be connected with.
+            return not self._unsaid
         self._half_closed.add(direction)
         if len(self._half_closed) == 2:
             # Both said their last: nothing will ever come that would close the sockets.
@@ -146,6 +169,8 @@ class Connection:
 
     def lost(self, direction: Direction, error: Exception | None) -> None:
         """End the other side in the same way."""
+        if direction is Direction.TO_CLIENT:
+            self._let_go_of_held()
         target = self._server if direction is Direction.TO_SERVER else self._client
         if target is not None and not target.is_closing():
             if error is not None:
@@ -183,6 +208,14 @@ class Connection:
         if target is None:
             # uvloop begins to read after connection_made, whatever was paused in it.
             self._early += chunk
+            if self._unsaid:
+                self._say(self._early)
+            return
+        stats = self._relay.stats
+        stats.carried[direction] += len(chunk)
+        if self.draining and direction is Direction.TO_CLIENT and (gap := self._gap(chunk)) is not None:
+            self._say_goaway(chunk[:gap], chunk[gap:])
+            self._look(direction, chunk)
             return
         self._turn += 1
         if self._turn & _SAMPLE:
@@ -190,7 +223,7 @@ class Connection:
         else:
             begin = time.perf_counter_ns()
             target.write(chunk)
-            self._relay.stats.note_added_us((time.perf_counter_ns() - begin) / 1000)
+            stats.note_added_us((time.perf_counter_ns() - begin) / 1000)
         if self.mode is Mode.OPAQUE:
             return
         if self.mode is Mode.SNIFFING:
@@ -323,15 +356,24 @@ class Connection:
     def drain(self) -> None:
         """Make the client open a fresh connection, as soon as that harms no call."""
         self.draining = True
-        if self.protocol is not Protocol.HTTP2 or self._client is None or self._client.is_closing():
-            return
+        if self._gap(b"") is not None:
+            self._say_goaway(b"", b"")
+
+    def _gap(self, chunk: bytes) -> int | None:
+        """Return where in the next chunk to the client a GOAWAY may stand; None: nowhere, or it must not be said."""
+        if self.told_to_leave or self.protocol is not Protocol.HTTP2 or self.mode in (Mode.SNIFFING, Mode.OPAQUE):
+            return None
+        if self._client is None or self._client.is_closing():
+            return None
+        if self._keeps_connection or self._calls.last == 0 or self._calls.server_leaves:
+            return None
         walker: FrameWalker = self._walkers[Direction.TO_CLIENT]
-        if self.told_to_leave or self._calls.server_leaves:
-            return
-        if self._keeps_connection or self._calls.last == 0 or not walker.at_boundary or walker.in_headers:
-            return
+        return walker.gap(chunk)
+
+    def _say_goaway(self, before: bytes, behind: bytes) -> None:
+        assert self._client is not None  # the gap was looked for
         self.told_to_leave = True
-        self._client.write(GOAWAY)
+        self._client.write(before + GOAWAY + behind)
         asyncio.get_running_loop().call_later(_CLOSE_AFTER_GOAWAY_S, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
@@ -347,12 +389,12 @@ class Connection:
         client = self._client
         if client is None:
             return
+        self._relay.stats.carried[Direction.TO_CLIENT] += len(chunk)
         walker: MessageWalker = self._walkers[Direction.TO_CLIENT]
         if not self.told_to_leave and (walker.at_boundary or self._held):
             self._held += chunk
             end = self._held.find(b"\r\n\r\n")
-            if end < 0 and len(self._held) < 64 << 10:
-                self._look(Direction.TO_CLIENT, b"")
+            if end < 0 and len(self._held) < _MAX_HELD:
                 return
             head, rest, self._held = self._held[: end + 4], self._held[end + 4 :], b""
             final = end >= 0 and head[9:12].isdigit() and int(head[9:12]) >= 200
@@ -364,6 +406,13 @@ class Connection:
         self._look(Direction.TO_CLIENT, chunk)
         if self.told_to_leave and walker.at_boundary and not client.is_closing():
             client.close()
+
+    def _let_go_of_held(self) -> None:
+        """Forward the part of a head that was held back: its rest will not come."""
+        held, self._held = self._held, b""
+        if held and self._client is not None and not self._client.is_closing():
+            self._client.write(held)
+            self._look(Direction.TO_CLIENT, held)
 
 
 def _reset(transport: asyncio.Transport) -> None:

@@ -17,6 +17,7 @@ _METHODS: Final = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS "
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*(?=\r\n)", re.IGNORECASE)
 _CODING: Final = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
 _CONNECTION: Final = re.compile(rb"\r\n(?:connection|keep-alive):[^\r\n]*", re.IGNORECASE)
+_CHUNK_SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})")
 
 Segment = tuple[bool, bytes]
@@ -218,11 +219,10 @@ class MessageWalker:
         line, position = self._line(chunk, position)
         if line is None:
             return position, False
-        try:
-            size = int(line.split(b";", 1)[0].strip(), 16)
-        except ValueError:
-            raise Unclear("a chunk's size") from None
-        if size:
+        matched = _CHUNK_SIZE.fullmatch(line)
+        if matched is None:
+            raise Unclear("a chunk's size")
+        if size := int(matched[1], 16):
             self._left, self._state = size + 2, self._read_chunk
         else:
             self._state = self._read_trailer

@@ -92,6 +92,37 @@ class FrameWalker:
         """Whether the bytes so far end with a whole frame."""
         return self._left == 0 and not self._head
 
+    def gap(self, chunk: bytes) -> int | None:
+        """Return the first place in the next chunk where a frame of one's own may stand; None: there is none.
+
+        It is between two frames and outside of a header block. A chunk in which the server says goodbye has none.
+        """
+        if self._head:
+            position = HEAD_BYTES - len(self._head)
+            head = (self._head + chunk)[:HEAD_BYTES]
+            if len(head) < HEAD_BYTES or head[3] == _GOAWAY:
+                return None
+            position += int.from_bytes(head[:3], "big")
+            in_headers = _in_headers(head[3], head[4], self.in_headers)
+        elif self._due and self._due[3] == _GOAWAY:
+            return None
+        else:
+            position = self._left
+            in_headers = _in_headers(self._due[3], self._due[4], self.in_headers) if self._due else self.in_headers
+        found = None
+        end = len(chunk)
+        while position <= end:
+            if found is None and not in_headers:
+                found = position
+            if end - position < HEAD_BYTES:
+                return found
+            kind = chunk[position + 3]
+            if kind == _GOAWAY:
+                return None
+            in_headers = _in_headers(kind, chunk[position + 4], in_headers)
+            position += HEAD_BYTES + int.from_bytes(chunk[position : position + 3], "big")
+        return found
+
     def walk(self, chunk: bytes) -> int:
         """Return how many calls ended in the chunk."""
         position = self._left
@@ -183,3 +214,8 @@ class FrameWalker:
     def _keep(self, data: bytes) -> None:
         if data:
             self.segments.append((False, data))
+
+
+def _in_headers(kind: int, flags: int, before: bool) -> bool:
+    """Return whether a header block is unfinished behind a frame."""
+    return not flags & _END_HEADERS if kind in _BLOCKS else before
