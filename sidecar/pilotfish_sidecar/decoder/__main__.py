@@ -6,7 +6,9 @@ Owns the flags, the connection to the relay and the order in which a session end
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import os
 import random
 import signal
 import socket
@@ -28,6 +30,7 @@ __all__ = ["main"]
 log = logging.getLogger(__name__)
 
 _READ_BYTES: Final = 1 << 20
+_NICE: Final = 5
 _CLOSE_S: Final = 5.0
 _LAST_COUNT_S: Final = 0.1
 
@@ -82,6 +85,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise _Stop
 
 
+def _yield_to_the_server() -> None:
+    """Never take the processor from relay and model server: what cannot be read in time is counted instead."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the decoder until SIGTERM; return 0."""
     parser = argparse.ArgumentParser(prog="pilotfish-decoder", description="Reads what the relay teed.")
@@ -106,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
+    _yield_to_the_server()
     run_dir: Path = args.run_dir
     try:
         tap = TapSettings(args.tap_socket or run_dir / "tap.sock", args.counters or run_dir / "tap.counters")

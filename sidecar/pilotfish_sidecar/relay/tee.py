@@ -26,6 +26,8 @@ __all__ = ["Tee", "TeeLimits", "TeeSession"]
 log = logging.getLogger(__name__)
 
 _SEND_BYTES: Final = 1 << 20
+_FLUSH_S: Final = 0.01
+_FLUSH_BYTES: Final = 64 << 10
 _BLIND: Final = DROPPED + int(DropReason.BLIND)
 _NO_DECODER: Final = DROPPED + int(DropReason.NO_DECODER)
 
@@ -66,7 +68,8 @@ class TeeSession:
         self._parts: list[bytes] = []
         self._sending = memoryview(b"")
         self.size = 0
-        self._scheduled = False
+        self._due = self._soon = False  # a write is planned; it is for this turn of the loop
+        self._later: asyncio.TimerHandle | None = None
         self._watching = False
         self._loop.add_reader(connection.fileno(), self._on_readable)
 
@@ -84,13 +87,21 @@ class TeeSession:
         if self.size > self._limits.soft_bytes:
             self.stripping = True
             self.full = self.size > self._limits.hard_bytes
-        if not self._scheduled and not self._watching:
-            # Once per turn of the loop: what many connections brought goes out in one write.
-            self._scheduled = True
+        if self._watching:
+            return
+        if not self._due:
+            # What comes within a moment goes out in one write: a decoder that is woken for every chunk takes the
+            # processor from the calls, and each write costs the relay as much as forwarding a chunk.
+            self._due = True
+            self._later = self._loop.call_later(_FLUSH_S, self._flush)
+        elif self.size > _FLUSH_BYTES and not self._soon:
+            self._soon = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._scheduled = False
+        if self._later is not None:
+            self._later.cancel()
+        self._due = self._soon = False
         try:
             while self.alive:
                 if not self._sending:
