@@ -7,7 +7,7 @@ never looks into a message.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from pilotfish_sidecar.decoder.methods import STREAMING, Methods
@@ -22,6 +22,10 @@ PREFIX_BYTES: Final = 5
 _MAX_METHOD: Final = 512
 _PART_BYTES: Final = 1 << 20
 _PART_US: Final = 1_000_000
+# Plain numbers: an operation on a member of an enumeration takes a microsecond.
+_GRPC: Final = Protocol.GRPC
+_STREAMING_FLAG: Final = int(Flag.STREAMING)
+_CONTINUES_FLAG: Final = int(Flag.CONTINUES)
 _NO_HEADERS: Final = read_headers(())
 
 
@@ -98,7 +102,8 @@ class Call:
         status: HTTP status, 0 before the answer.
         code: gRPC status; -1: not told.
         asked_us: when the request was complete; 0: it is not.
-        encodings: compression of the request and of the answer.
+        asked_in: compression of the request.
+        answered_in: compression of the answer.
         drop: why no body is kept.
     """
 
@@ -111,7 +116,8 @@ class Call:
     status: int = 0
     code: int = -1
     asked_us: int = 0
-    encodings: list[str] = field(default_factory=lambda: ["identity", "identity"])
+    asked_in: str = "identity"
+    answered_in: str = "identity"
     drop: DropReason | None = None
     streaming: bool = False
     part_us: int = 0
@@ -123,11 +129,6 @@ class Call:
         self.streaming = grpc and path == STREAMING
         if not post or not (self.streaming or methods.is_unary(path, grpc=grpc)):
             self.drop = DropReason.OTHER_METHOD
-
-    @property
-    def kept(self) -> bool:
-        """Whether its bodies are worth keeping."""
-        return self.drop is None
 
     def strip(self, reason: DropReason) -> None:
         """Let the bodies go."""
@@ -153,19 +154,19 @@ class Sink:
         """Ship the one record that counts for a call."""
         drop = call.drop or call.request.refused or call.response.refused
         request = response = b""
-        flags = Flag.NONE
+        flags = 0
         if drop is None:
             bodies = self._streamed(call) if call.streaming else self._unary(call)
             if isinstance(bodies, DropReason):
                 drop = bodies
             else:
                 request, response = bodies
-                flags = Flag.STREAMING if call.streaming else Flag.NONE
+                flags = _STREAMING_FLAG if call.streaming else 0
         self._tap.record(
             call.path,
             request,
             response,
-            call.code if call.protocol is Protocol.GRPC else call.status,
+            call.code if call.protocol is _GRPC else call.status,
             call.start_us,
             max(0, end_us - call.start_us),
             call.headers.request_id,
@@ -192,9 +193,12 @@ class Sink:
         if not count:
             return
         parts = []
-        for body, ends, coding in ((call.request, asked, 0), (call.response, answered, 1)):
+        for body, ends, coding in (
+            (call.request, asked, call.asked_in),
+            (call.response, answered, call.answered_in),
+        ):
             data, end = body.joined(), ends[count - 1]
-            parts.append(_plain(data[:end], call.encodings[coding]))
+            parts.append(_plain(data[:end], coding))
             body.let_go(None)
             body.add(data[end:])
         if None in parts:
@@ -211,29 +215,23 @@ class Sink:
             call.headers.request_id,
             call.headers.kept,
             role=call.headers.role,
-            flags=Flag.STREAMING | Flag.CONTINUES,
+            flags=_STREAMING_FLAG | _CONTINUES_FLAG,
             served=0,
         )
 
     def _unary(self, call: Call) -> tuple[bytes, bytes] | DropReason:
-        if call.protocol is Protocol.GRPC:
-            found = [
-                _one_message(body.joined(), coding)
-                for body, coding in zip((call.request, call.response), call.encodings, strict=True)
-            ]
+        asked, answered = call.request.joined(), call.response.joined()
+        if call.protocol is _GRPC:
+            request, response = _one_message(asked, call.asked_in), _one_message(answered, call.answered_in)
         else:
-            found = [
-                body.joined() if coding == "identity" else inflate(body.joined(), coding)
-                for body, coding in zip((call.request, call.response), call.encodings, strict=True)
-            ]
-        request, response = found
+            request, response = _rest(asked, call.asked_in), _rest(answered, call.answered_in)
         if request is None or response is None:
             return DropReason.UNREADABLE
         return request, response
 
     def _streamed(self, call: Call) -> tuple[bytes, bytes] | DropReason:
-        request = _plain(call.request.joined(), call.encodings[0])
-        response = _plain(call.response.joined(), call.encodings[1])
+        request = _plain(call.request.joined(), call.asked_in)
+        response = _plain(call.response.joined(), call.answered_in)
         if request is None or response is None:
             return DropReason.UNREADABLE
         return request, response
@@ -257,6 +255,11 @@ def _one_message(data: bytes, coding: str) -> bytes | None:
     if len(data) < PREFIX_BYTES or int.from_bytes(data[1:5], "big") != len(data) - PREFIX_BYTES:
         return None
     return inflate(data[PREFIX_BYTES:], coding) if data[0] else data[PREFIX_BYTES:]
+
+
+def _rest(data: bytes, coding: str) -> bytes | None:
+    """Return a body as it was; None when it cannot be read."""
+    return data if coding == "identity" else inflate(data, coding)
 
 
 def _plain(data: bytes, coding: str) -> bytes | None:

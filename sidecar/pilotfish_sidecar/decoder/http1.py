@@ -89,7 +89,7 @@ class Http1Connection:
         pairs = [(name.strip().lower().decode("latin-1"), value.strip()) for name, value in map(_header, lines) if name]
         path = words[1].decode("latin-1") if len(words) > 1 else ""
         call.name(path, read_headers(pairs), Protocol.REST, self._sink.methods, post=words[0] == b"POST")
-        call.encodings[0] = _coding(pairs)
+        call.asked_in = _coding(pairs)
         self._waiting.append(call)
         self._asking = call
 
@@ -102,14 +102,14 @@ class Http1Connection:
         first, *lines = head.split(b"\r\n")
         call.status = int(first[9:12])
         pairs = [(name.strip().lower().decode("latin-1"), value.strip()) for name, value in map(_header, lines) if name]
-        call.encodings[1] = _coding(pairs)
+        call.answered_in = _coding(pairs)
         if any(name == "content-type" and value.startswith(b"text/event-stream") for name, value in pairs):
             call.strip(DropReason.STREAMING)
 
     def body(self, data: bytes, *, is_response: bool) -> None:
         """Keep bytes of a body that is worth it."""
         call = self._answering if is_response else self._asking
-        if call is not None and call.kept:
+        if call is not None and call.drop is None:
             (call.response if is_response else call.request).add(data)
 
     def message_ended(self, *, is_response: bool) -> None:

@@ -7,6 +7,7 @@ the wire: a connection that it cannot follow gives calls that are unreadable, on
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -25,6 +26,13 @@ log = logging.getLogger(__name__)
 
 _DATA, _HEADERS, _RST, _SETTINGS, _PUSH, _CONTINUATION = 0, 1, 3, 4, 5, 9
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
+_TOLD: Final = frozenset((_HEADERS, _RST, _SETTINGS, _PUSH, _CONTINUATION))
+_BLOCKS: Final = (_HEADERS, _CONTINUATION, _PUSH)
+_HEAD: Final = struct.Struct(">HBBBI")
+# Reading a member of an enumeration costs as much as looking at a frame.
+_TO_SERVER: Final = int(Direction.TO_SERVER)
+_GRPC: Final = Protocol.GRPC
+_BLOCK_FLAGS: Final = _END_HEADERS | _PADDED | _PRIORITY
 _TABLE_SIZE: Final = 1
 _MAX_BLOCK: Final = 256 << 10
 _MAX_TABLE: Final = 1 << 20
@@ -179,7 +187,8 @@ class Http2Connection:
     def data(self, direction: int, chunk: bytes, time_us: int) -> None:
         """Take bytes of one direction."""
         half = self._halves[direction]
-        if direction == Direction.TO_SERVER and self._preface:
+        to_server = direction == _TO_SERVER
+        if self._preface and to_server:
             skipped = min(self._preface, len(chunk))
             self._preface -= skipped
             chunk = chunk[skipped:]
@@ -193,19 +202,28 @@ class Http2Connection:
             self._forget(half)
         position = self._more(direction, half, chunk, time_us) if half.left else 0
         end = len(chunk)
+        head_of = _HEAD.unpack_from
         while end - position >= HEAD_BYTES:
-            length = chunk[position] << 16 | chunk[position + 1] << 8 | chunk[position + 2]
+            high, low, kind, flags, stream = head_of(chunk, position)
+            length = high << 8 | low
+            stream &= 0x7FFFFFFF
             body = position + HEAD_BYTES
-            kind, flags = chunk[position + 3], chunk[position + 4]
-            stream = int.from_bytes(chunk[position + 5 : body], "big") & 0x7FFFFFFF
-            if end - body < length:
+            position = body + length
+            if position > end:
                 if not self._begin(direction, kind, flags, stream, length, time_us):
                     half.need = HEAD_BYTES + length
+                    position = body - HEAD_BYTES
                     break
                 position = body + self._more(direction, half, chunk[body:], time_us)
-                continue
-            self._frame(direction, kind, flags, stream, chunk[body : body + length], time_us)
-            position = body + length
+            elif kind == _DATA:
+                # Most frames are one of these two or tell nothing of a call.
+                self._take_data(direction, flags, stream, chunk[body:position], time_us)
+            elif kind == _HEADERS and flags & _BLOCK_FLAGS == _END_HEADERS and length <= _MAX_BLOCK:
+                if to_server and stream > self._last and stream & 1:
+                    self._open(stream, time_us)
+                self._take_headers(direction, half, chunk[body:position], flags, stream, time_us)
+            elif kind in _TOLD:
+                self._frame(direction, kind, flags, stream, chunk[body:position], time_us)
         if position < end:
             half.rest.append(chunk[position:])
             half.held = end - position
@@ -258,7 +276,7 @@ class Http2Connection:
             if cause == Cause.GONE_BLIND:
                 call.strip(DropReason.BLIND)
                 continue
-            if call.protocol is Protocol.GRPC:
+            if call.protocol is _GRPC:
                 call.code = _CANCELLED if cause == Cause.BY_CLIENT else _UNAVAILABLE
             elif call.status == 0 or cause == Cause.BY_CLIENT:
                 call.status = _CLIENT_LEFT if cause == Cause.BY_CLIENT else 502
@@ -266,20 +284,15 @@ class Http2Connection:
         self._calls.clear()
 
     def _frame(self, direction: int, kind: int, flags: int, stream: int, payload: bytes, time_us: int) -> None:
-        try:
-            if kind == _DATA:
-                self._take_data(direction, flags, stream, payload, time_us)
-            elif kind in (_HEADERS, _CONTINUATION, _PUSH):
-                self._take_block(direction, kind, flags, stream, payload, time_us)
-            elif kind == _RST:
-                code = int.from_bytes(payload[:4], "big")
-                self._end(stream, time_us, _OF_RESET.get(code, _INTERNAL))
-            elif kind == _SETTINGS and not flags & _ACK:
-                self._take_settings(direction, payload)
-        except _Unreadable as error:
-            self._break(error)
-            if kind == _HEADERS:
-                self._take_block(direction, kind, flags, stream, payload, time_us)
+        if kind in _BLOCKS:
+            self._take_block(direction, kind, flags, stream, payload, time_us)
+        elif kind == _DATA:
+            self._take_data(direction, flags, stream, payload, time_us)
+        elif kind == _RST:
+            code = int.from_bytes(payload[:4], "big")
+            self._end(stream, time_us, _OF_RESET.get(code, _INTERNAL))
+        elif kind == _SETTINGS and not flags & _ACK:
+            self._take_settings(direction, payload)
 
     def _break(self, error: Exception) -> None:
         if not self._broken:
@@ -298,54 +311,58 @@ class Http2Connection:
         call = self._calls.get(stream)
         if call is None:
             return
-        if call.kept and payload:
+        to_server = direction == _TO_SERVER
+        if payload and call.drop is None:
             if flags & _PADDED:
                 payload = payload[1 : len(payload) - payload[0]]
-            if direction == Direction.TO_SERVER:
-                call.request.add(payload)
-            else:
-                call.response.add(payload)
-                if call.streaming:
-                    self._sink.part(call, time_us)
+            (call.request if to_server else call.response).add(payload)
+            if call.streaming and not to_server:
+                self._sink.part(call, time_us)
         if flags & _END_STREAM:
-            if direction == Direction.TO_SERVER:
+            if to_server:
                 call.asked_us = time_us
             else:
                 self._end(stream, time_us)
 
     def _take_block(self, direction: int, kind: int, flags: int, stream: int, payload: bytes, time_us: int) -> None:
         half = self._halves[direction]
+        if kind == _HEADERS and direction == _TO_SERVER and stream > self._last and stream & 1:
+            self._open(stream, time_us)
         if kind == _CONTINUATION:
             half.block += payload
             half.fragments += 1
         else:
             half.block, half.block_flags, half.fragments = bytearray(_fragment(kind, flags, payload)), flags, 0
             half.block_stream = stream if kind == _HEADERS else -1
-            if kind == _HEADERS and direction == Direction.TO_SERVER and stream > self._last and stream & 1:
-                self._open(stream, time_us)
         if len(half.block) > _MAX_BLOCK or half.fragments > _MAX_FRAGMENTS:
             half.block = bytearray()
             self._break(_Unreadable("a header block is too long"))
-        if not flags & _END_HEADERS:
-            return
-        block, half.block = bytes(half.block), bytearray()
-        read = None if self._broken else half.blocks.decode(block)
-        if half.block_stream < 0:
-            return
-        call = self._calls.get(half.block_stream)
+        if flags & _END_HEADERS:
+            block, half.block = bytes(half.block), bytearray()
+            self._take_headers(direction, half, block, half.block_flags, half.block_stream, time_us)
+
+    def _take_headers(self, direction: int, half: _Half, block: bytes, flags: int, stream: int, time_us: int) -> None:
+        """Take a whole header block; stream -1: it belongs to no call, but it is compressed like the others."""
+        read = None
+        if not self._broken:
+            try:
+                read = half.blocks.decode(block)
+            except _Unreadable as error:
+                self._break(error)
+        call = self._calls.get(stream)
         if call is None:
             return
-        if direction == Direction.TO_SERVER:
+        if direction == _TO_SERVER:
             if not call.path and read is not None:
                 call.name(read.path, read.headers, read.protocol, self._sink.methods, post=read.post)
-                call.encodings[0] = read.encoding
-            if half.block_flags & _END_STREAM:
+                call.asked_in = read.encoding
+            if flags & _END_STREAM:
                 call.asked_us = time_us
         else:
             if read is not None:
                 _take_answer(call, read)
-            if half.block_flags & _END_STREAM:
-                self._end(half.block_stream, time_us)
+            if flags & _END_STREAM:
+                self._end(stream, time_us)
 
     def _open(self, stream: int, time_us: int) -> None:
         self._last = stream
@@ -360,7 +377,7 @@ class Http2Connection:
         call = self._calls.pop(stream, None)
         if call is None:
             return
-        if call.protocol is Protocol.GRPC:
+        if call.protocol is _GRPC:
             if call.code < 0:
                 call.code = _OF_HTTP.get(call.status, _UNKNOWN) if code is None else code
         elif code is not None and not call.status:
@@ -417,6 +434,6 @@ def _take_answer(call: Call, answer: _Answer) -> None:
         call.code = answer.code
     if answer.status is not None:
         call.status = answer.status
-    encoding = answer.grpc_encoding if call.protocol is Protocol.GRPC else answer.encoding
+    encoding = answer.grpc_encoding if call.protocol is _GRPC else answer.encoding
     if encoding is not None:
-        call.encodings[1] = encoding
+        call.answered_in = encoding

@@ -31,6 +31,7 @@ _TOO_LARGE = DROPPED + int(DropReason.TOO_LARGE)
 _QUEUE_FULL = DROPPED + int(DropReason.QUEUE_FULL)
 _STREAMING = DROPPED + int(DropReason.STREAMING)
 _BAD_RECORD = DROPPED + int(DropReason.BAD_RECORD)
+_CONTINUES = int(Flag.CONTINUES)
 _SHUTDOWN = DROPPED + int(DropReason.SHUTDOWN)
 
 
@@ -191,7 +192,7 @@ class Tap:
                 slots[_BAD_RECORD] += 1
 
     def _let_go(self, slot: int, flags: int, drop: int) -> None:
-        if not flags & Flag.CONTINUES:
+        if not int(flags) & _CONTINUES:
             self._slots[slot if drop == NOT_DROPPED else DROPPED + drop] += 1
 
     def count_streaming(self) -> None:
