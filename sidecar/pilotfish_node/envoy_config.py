@@ -130,7 +130,9 @@ def endpoints(view: GatewayView) -> list[Json]:
                 if address is None:
                     continue
                 host, _, port = (address.grpc if protocol == "grpc" else address.http).rpartition(":")
-                socket = {"address": host, "port_value": int(port)}
+                if not port:
+                    continue
+                socket = {"address": host.strip("[]"), "port_value": int(port)}
                 members.append({"endpoint": {"address": {"socket_address": socket}}})
             name = cluster_name(deployment.deployment, protocol)
             found.append({"cluster_name": name, "endpoints": [{"lb_endpoints": members}] if members else []})

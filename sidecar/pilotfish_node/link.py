@@ -27,6 +27,7 @@ from pilotfish_node.model import (
     GatewaySpec,
     HealthCheck,
     NodeSpec,
+    ReplicaAddress,
     ReplicaSpec,
     ReplicaState,
     ReplicaStatus,
@@ -267,7 +268,10 @@ def spec_from_wire(config: fleet_service_pb2.NodeConfig, version: int) -> NodeSp
         if endpoint.weights and total != 10_000:
             raise ValueError(f"endpoint {endpoint.endpoint}: weights sum to {total}, not 10000")
     gateway = GatewaySpec(config.gateway.generation, config.gateway.shared_port, endpoints)
-    return NodeSpec(version, replicas, gateway)
+    own = {r.replica for r in replicas}
+    routed = (r for e in config.gateway.endpoints for d in e.deployments for r in d.replicas)
+    attached = {r.replica: ReplicaAddress(r.grpc_address, r.http_address) for r in routed if r.replica not in own}
+    return NodeSpec(version, replicas, gateway, tuple(sorted(attached.items())))
 
 
 def _replica_from_wire(spec: fleet_service_pb2.ReplicaSpec) -> ReplicaSpec:

@@ -80,7 +80,7 @@ class Shadow:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRoute:
-    """A deployment as the gateway is told of it; addresses come from the node's own replicas."""
+    """A deployment as the gateway is told of it; addresses are its replicas' own, or `NodeSpec.attached`."""
 
     deployment: str
     stage: str
@@ -110,20 +110,21 @@ class GatewaySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaAddress:
+    """Where a replica's model server listens, host:port each; empty: not by this protocol."""
+
+    grpc: str
+    http: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """The node's configuration, whole."""
+    """The node's configuration, whole; `attached` are replicas that somebody else runs and the gateway reaches."""
 
     version: int = 0
     replicas: tuple[ReplicaSpec, ...] = ()
     gateway: GatewaySpec = field(default_factory=GatewaySpec)
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaAddress:
-    """Where a replica's model server listens, host:port each."""
-
-    grpc: str
-    http: str
+    attached: tuple[tuple[str, ReplicaAddress], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

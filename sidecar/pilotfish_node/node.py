@@ -157,7 +157,7 @@ class Node:
         if self._applied is None and any(r.unjudged for r in self._replicas.values()):
             # The gateway still serves them by its last routes: do not take them out before they were probed.
             return
-        addresses: dict[str, ReplicaAddress] = {}
+        addresses: dict[str, ReplicaAddress] = dict(self._spec.attached)
         for name, replica in self._replicas.items():
             status = replica.status
             if status.state is ReplicaState.READY and status.address is not None:

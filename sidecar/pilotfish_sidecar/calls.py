@@ -54,6 +54,16 @@ def find_binding(record: TapRecord, bindings: Mapping[str, Binding]) -> Binding 
     who = record.identity
     if who.replica in bindings:
         return bindings[who.replica]
+    standing = {name: binding for name, binding in bindings.items() if not binding.retired}
+    if standing and len(standing) < len(bindings):
+        found = _among(record, standing)
+        retired = {name: binding for name, binding in bindings.items() if binding.retired}
+        return found if found is not None else _among(record, retired)
+    return _among(record, bindings)
+
+
+def _among(record: TapRecord, bindings: Mapping[str, Binding]) -> Binding | None:
+    who = record.identity
     if len(bindings) == 1:
         (only,) = bindings.values()
         if not only.server_model:

@@ -41,6 +41,7 @@ class Binding:
         server_model: name under which the model server knows the model; empty: the endpoint's or the model's id.
         server_version: version under which it does; empty: any.
         codec: how its calls are read.
+        retired: an earlier configuration named it: only calls that no other binding claims are its.
     """
 
     who: Who
@@ -53,6 +54,7 @@ class Binding:
     server_model: str = ""
     server_version: str = ""
     codec: Codec = field(default_factory=Codec)
+    retired: bool = False
 
     def serves(self, model: str, version: str = "") -> bool:
         """Return whether a call that names a model, and perhaps a version, is one of this replica."""
@@ -71,8 +73,9 @@ def parse_config(config: fleet.SidecarConfig) -> tuple[Binding, ...]:
     names = [binding.who.replica for binding in bindings]
     for name in sorted({name for name in names if names.count(name) > 1}):
         found.append(Violation("bindings", f"replica {name!r} comes twice", "DUPLICATE_NAME"))
-    if len(bindings) > _MAX_BINDINGS:
-        found.append(Violation("bindings", f"are {len(bindings)}, at most {_MAX_BINDINGS}", "OUT_OF_RANGE"))
+    standing = sum(not binding.retired for binding in bindings)
+    if standing > _MAX_BINDINGS:
+        found.append(Violation("bindings", f"are {standing}, at most {_MAX_BINDINGS}", "OUT_OF_RANGE"))
     if found:
         raise InvalidArgument("the configuration is refused", reason="BAD_CONFIG", violations=found[:50])
     return tuple(bindings)
@@ -103,6 +106,7 @@ def _binding(message: fleet.ReplicaBinding, where: str, found: list[Violation]) 
         server_model=message.server_model,
         server_version=message.server_version,
         codec=parse_codec(message.codec, f"{where}.codec", found),
+        retired=message.retired,
     )
 
 

@@ -29,6 +29,7 @@ __all__ = ["Intake"]
 
 log = logging.getLogger(__name__)
 
+MAX_RETIRED = 32
 _MICROSECONDS = 1_000_000
 _TRUTH_ROWS = 1000
 Meta = Mapping[str, Any]  # Any: JSON values
@@ -242,7 +243,12 @@ class Intake:
         parse_config(config.sidecar)
         merged = fleet.MemberConfig.FromString(config.SerializeToString())
         named = {binding.replica for binding in config.sidecar.bindings}
-        merged.sidecar.bindings.extend(each for each in self.config.sidecar.bindings if each.replica not in named)
+        kept = merged.sidecar.bindings
+        kept.extend(each for each in self.config.sidecar.bindings if each.replica not in named)
+        for each in kept:
+            each.retired = each.replica not in named
+        # Of those, the newest: a server whose models come and go must not fill the list for ever.
+        del kept[len(named) + MAX_RETIRED :]
         meta = {"config": config.version, "at": self._now_us()}
         self._append([Draft(Kind.MARK, 0, merged.SerializeToString(), meta)], [None])
 

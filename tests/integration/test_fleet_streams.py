@@ -61,7 +61,7 @@ class FakeSidecar:
             instance=self.instance,
             incarnation=1,
             program_version="0.1",
-            replicas=[self.replica],
+            replicas=[self.replica] if self.replica else [],
             config_version=self.config_version,
             host="here",
         )

@@ -138,7 +138,7 @@ class SidecarConfig(_message.Message):
     def __init__(self, bindings: _Optional[_Iterable[_Union[ReplicaBinding, _Mapping]]] = ...) -> None: ...
 
 class ReplicaBinding(_message.Message):
-    __slots__ = ("replica", "deployment", "endpoint", "model", "version", "monitoring", "profile_json", "signature_json", "server_model", "server_version", "codec")
+    __slots__ = ("replica", "deployment", "endpoint", "model", "version", "monitoring", "profile_json", "signature_json", "server_model", "server_version", "codec", "retired")
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +150,7 @@ class ReplicaBinding(_message.Message):
     SERVER_MODEL_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
+    RETIRED_FIELD_NUMBER: _ClassVar[int]
     replica: str
     deployment: str
     endpoint: str
@@ -161,7 +162,8 @@ class ReplicaBinding(_message.Message):
     server_model: str
     server_version: str
     codec: Codec
-    def __init__(self, replica: _Optional[str] = ..., deployment: _Optional[str] = ..., endpoint: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., monitoring: _Optional[_Union[_monitoring_pb2.MonitoringConfig, _Mapping]] = ..., profile_json: _Optional[str] = ..., signature_json: _Optional[str] = ..., server_model: _Optional[str] = ..., server_version: _Optional[str] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ...) -> None: ...
+    retired: bool
+    def __init__(self, replica: _Optional[str] = ..., deployment: _Optional[str] = ..., endpoint: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., monitoring: _Optional[_Union[_monitoring_pb2.MonitoringConfig, _Mapping]] = ..., profile_json: _Optional[str] = ..., signature_json: _Optional[str] = ..., server_model: _Optional[str] = ..., server_version: _Optional[str] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., retired: bool = ...) -> None: ...
 
 class Codec(_message.Message):
     __slots__ = ("kind", "json")
@@ -182,6 +184,70 @@ class JsonCodec(_message.Message):
     outputs: str
     id: str
     def __init__(self, path: _Optional[str] = ..., inputs: _Optional[str] = ..., outputs: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("project", "instance", "models", "no_register", "stage", "request_id")
+    PROJECT_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    NO_REGISTER_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    project: str
+    instance: str
+    models: _containers.RepeatedCompositeFieldContainer[AttachedModel]
+    no_register: bool
+    stage: _deployment_pb2.Stage
+    request_id: str
+    def __init__(self, project: _Optional[str] = ..., instance: _Optional[str] = ..., models: _Optional[_Iterable[_Union[AttachedModel, _Mapping]]] = ..., no_register: bool = ..., stage: _Optional[_Union[_deployment_pb2.Stage, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class AttachedModel(_message.Message):
+    __slots__ = ("server_model", "server_version", "endpoint", "model", "version", "signature_json", "platform", "checks", "profile_json", "codec", "grpc_address", "http_address")
+    SERVER_MODEL_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_JSON_FIELD_NUMBER: _ClassVar[int]
+    PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_JSON_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    GRPC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HTTP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    server_model: str
+    server_version: str
+    endpoint: str
+    model: str
+    version: str
+    signature_json: str
+    platform: str
+    checks: _containers.RepeatedScalarFieldContainer[str]
+    profile_json: str
+    codec: Codec
+    grpc_address: str
+    http_address: str
+    def __init__(self, server_model: _Optional[str] = ..., server_version: _Optional[str] = ..., endpoint: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., signature_json: _Optional[str] = ..., platform: _Optional[str] = ..., checks: _Optional[_Iterable[str]] = ..., profile_json: _Optional[str] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., grpc_address: _Optional[str] = ..., http_address: _Optional[str] = ...) -> None: ...
+
+class AttachResponse(_message.Message):
+    __slots__ = ("attachments",)
+    ATTACHMENTS_FIELD_NUMBER: _ClassVar[int]
+    attachments: _containers.RepeatedCompositeFieldContainer[Attachment]
+    def __init__(self, attachments: _Optional[_Iterable[_Union[Attachment, _Mapping]]] = ...) -> None: ...
+
+class Attachment(_message.Message):
+    __slots__ = ("endpoint", "version", "deployment", "registered", "deployed")
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    REGISTERED_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYED_FIELD_NUMBER: _ClassVar[int]
+    endpoint: str
+    version: str
+    deployment: str
+    registered: bool
+    deployed: bool
+    def __init__(self, endpoint: _Optional[str] = ..., version: _Optional[str] = ..., deployment: _Optional[str] = ..., registered: bool = ..., deployed: bool = ...) -> None: ...
 
 class NodeConfig(_message.Message):
     __slots__ = ("replicas", "gateway")

@@ -50,6 +50,11 @@ class FleetServiceStub(object):
                 request_serializer=pilotfish_dot_v1_dot_fleet__service__pb2.FetchArtifactRequest.SerializeToString,
                 response_deserializer=pilotfish_dot_v1_dot_fleet__service__pb2.FetchArtifactResponse.FromString,
                 _registered_method=True)
+        self.Attach = channel.unary_unary(
+                '/pilotfish.v1.FleetService/Attach',
+                request_serializer=pilotfish_dot_v1_dot_fleet__service__pb2.AttachRequest.SerializeToString,
+                response_deserializer=pilotfish_dot_v1_dot_fleet__service__pb2.AttachResponse.FromString,
+                _registered_method=True)
         self.ListMembers = channel.unary_unary(
                 '/pilotfish.v1.FleetService/ListMembers',
                 request_serializer=pilotfish_dot_v1_dot_fleet__service__pb2.ListMembersRequest.SerializeToString,
@@ -84,6 +89,17 @@ class FleetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attach(self, request, context):
+        """Says what a model server that somebody else runs serves, and that this sidecar stands beside it: whole, so what it
+        says no more is let go of. Missing models, external versions, endpoints and deployments are made, all or none, and
+        need the role deployer; what stands already is found again, so the same call again changes nothing. The sidecar's
+        configuration then comes by Connect. Errors: INVALID_ARGUMENT (every bad mapping), NOT_FOUND (a version that may not
+        be or cannot be registered), FAILED_PRECONDITION (it cannot be deployed; every reason), PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListMembers(self, request, context):
         """Lists members. Errors: none of its own.
         """
@@ -108,6 +124,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.FetchArtifact,
                     request_deserializer=pilotfish_dot_v1_dot_fleet__service__pb2.FetchArtifactRequest.FromString,
                     response_serializer=pilotfish_dot_v1_dot_fleet__service__pb2.FetchArtifactResponse.SerializeToString,
+            ),
+            'Attach': grpc.unary_unary_rpc_method_handler(
+                    servicer.Attach,
+                    request_deserializer=pilotfish_dot_v1_dot_fleet__service__pb2.AttachRequest.FromString,
+                    response_serializer=pilotfish_dot_v1_dot_fleet__service__pb2.AttachResponse.SerializeToString,
             ),
             'ListMembers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMembers,
@@ -197,6 +218,33 @@ class FleetService(object):
             '/pilotfish.v1.FleetService/FetchArtifact',
             pilotfish_dot_v1_dot_fleet__service__pb2.FetchArtifactRequest.SerializeToString,
             pilotfish_dot_v1_dot_fleet__service__pb2.FetchArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attach(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pilotfish.v1.FleetService/Attach',
+            pilotfish_dot_v1_dot_fleet__service__pb2.AttachRequest.SerializeToString,
+            pilotfish_dot_v1_dot_fleet__service__pb2.AttachResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,13 @@ class FleetServiceStub:
     """
     FetchArtifact: _grpc.UnaryStreamMultiCallable[_fleet_service_pb2.FetchArtifactRequest, _fleet_service_pb2.FetchArtifactResponse]
     """Reads a file of a version that the caller was told to serve. Errors: NOT_FOUND, PERMISSION_DENIED."""
+    Attach: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.AttachRequest, _fleet_service_pb2.AttachResponse]
+    """Says what a model server that somebody else runs serves, and that this sidecar stands beside it: whole, so what it
+    says no more is let go of. Missing models, external versions, endpoints and deployments are made, all or none, and
+    need the role deployer; what stands already is found again, so the same call again changes nothing. The sidecar's
+    configuration then comes by Connect. Errors: INVALID_ARGUMENT (every bad mapping), NOT_FOUND (a version that may not
+    be or cannot be registered), FAILED_PRECONDITION (it cannot be deployed; every reason), PERMISSION_DENIED.
+    """
     ListMembers: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListMembersRequest, _fleet_service_pb2.ListMembersResponse]
     """Lists members. Errors: none of its own."""
 
@@ -61,6 +68,13 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """
     FetchArtifact: _aio.UnaryStreamMultiCallable[_fleet_service_pb2.FetchArtifactRequest, _fleet_service_pb2.FetchArtifactResponse]  # type: ignore[assignment]
     """Reads a file of a version that the caller was told to serve. Errors: NOT_FOUND, PERMISSION_DENIED."""
+    Attach: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.AttachRequest, _fleet_service_pb2.AttachResponse]  # type: ignore[assignment]
+    """Says what a model server that somebody else runs serves, and that this sidecar stands beside it: whole, so what it
+    says no more is let go of. Missing models, external versions, endpoints and deployments are made, all or none, and
+    need the role deployer; what stands already is found again, so the same call again changes nothing. The sidecar's
+    configuration then comes by Connect. Errors: INVALID_ARGUMENT (every bad mapping), NOT_FOUND (a version that may not
+    be or cannot be registered), FAILED_PRECONDITION (it cannot be deployed; every reason), PERMISSION_DENIED.
+    """
     ListMembers: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListMembersRequest, _fleet_service_pb2.ListMembersResponse]  # type: ignore[assignment]
     """Lists members. Errors: none of its own."""
 
@@ -94,6 +108,19 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_service_pb2.FetchArtifactResponse], _abc.AsyncIterator[_fleet_service_pb2.FetchArtifactResponse]]:
         """Reads a file of a version that the caller was told to serve. Errors: NOT_FOUND, PERMISSION_DENIED."""
+
+    @_abc_1.abstractmethod
+    def Attach(
+        self,
+        request: _fleet_service_pb2.AttachRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.AttachResponse, _abc.Awaitable[_fleet_service_pb2.AttachResponse]]:
+        """Says what a model server that somebody else runs serves, and that this sidecar stands beside it: whole, so what it
+        says no more is let go of. Missing models, external versions, endpoints and deployments are made, all or none, and
+        need the role deployer; what stands already is found again, so the same call again changes nothing. The sidecar's
+        configuration then comes by Connect. Errors: INVALID_ARGUMENT (every bad mapping), NOT_FOUND (a version that may not
+        be or cannot be registered), FAILED_PRECONDITION (it cannot be deployed; every reason), PERMISSION_DENIED.
+        """
 
     @_abc_1.abstractmethod
     def ListMembers(

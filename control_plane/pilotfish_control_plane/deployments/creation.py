@@ -50,7 +50,7 @@ class Creation:
         self._neighbours = neighbours
         self._endings = endings
 
-    def deploy(self, tx: Tx, command: DeployCommand) -> Deployed:
+    def deploy(self, tx: Tx, command: DeployCommand, origin: Origin | None = None) -> Deployed:
         """Check and begin a deployment.
 
         Raises:
@@ -58,6 +58,7 @@ class Creation:
             NotFound: there is no such version; the other failed checks are violations too.
             FailedPrecondition: a check failed; every one that did.
         """
+        origin = origin or Origin(automation=command.automation)
         ref = VersionRef.parse(command.version_ref, "version", command.project)
         endpoint_id = check_id(command.endpoint or ref.model, "endpoint")
         plan = command.plan or RolloutPlan.default(command.stage)
@@ -72,7 +73,7 @@ class Creation:
                 reason="ENDPOINT_SERVES_OTHER_MODEL",
                 violations=[Violation("endpoint", f"serves {endpoint.model}", "ENDPOINT_SERVES_OTHER_MODEL")],
             )
-        facts = self._facts(tx, endpoint, version, command.stage, command.config, Origin(automation=command.automation))
+        facts = self._facts(tx, endpoint, version, command.stage, command.config, origin)
         facts = dataclasses.replace(
             facts,
             version=str(version) if version else str(ref),
@@ -86,7 +87,7 @@ class Creation:
             raise _refusal(facts, failed)
         assert version is not None
         endpoint = endpoint or self.create_endpoint(tx, ref.project, endpoint_id, ref.model)
-        deployment, rollout = self.begin(tx, endpoint, version, command.stage, command.config, plan, Origin())
+        deployment, rollout = self.begin(tx, endpoint, version, command.stage, command.config, plan, origin)
         return Deployed(deployment, checks, rollout)
 
     def _find(self, tx: Tx, text: str, ref: VersionRef) -> tuple[Version | None, str]:

@@ -246,6 +246,7 @@ class Replica:
         restarts: times its model server was started again.
         restarts_when_ready: `restarts` when it last became ready.
         unhealthy: since when its health checks fail; None: they do not.
+        instance: the sidecar beside the foreign model server that it is; empty: none was attached to it.
     """
 
     project: str
@@ -269,6 +270,7 @@ class Replica:
     restarts_when_ready: int = 0
     unhealthy: datetime | None = None
     ended: datetime | None = None
+    instance: str = ""
 
     @property
     def name(self) -> str:

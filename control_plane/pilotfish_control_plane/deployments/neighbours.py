@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from pilotfish_control_plane.deployments.rollout_model import Evidence
-from pilotfish_control_plane.registry.model import Version
+from pilotfish_control_plane.registry.model import NewVersion, Version
 from pilotfish_control_plane.storage.transaction import Tx
 from pilotfish_control_plane.storage.types import JsonObject
 
@@ -32,6 +32,10 @@ class Registry(Protocol):
 
     def has_model(self, tx: Tx, project: str, model: str) -> bool:
         """Return whether there is such a model."""
+        ...
+
+    def register_external(self, tx: Tx, new: NewVersion, checks: Sequence[str]) -> Version:
+        """Register a version that somebody else serves, with what a probe of the live server found; return it."""
         ...
 
     def set_standing(self, tx: Tx, version: Version, *, in_production: bool, reason: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilotfish_control_plane.deployments import changes
+from pilotfish_control_plane.deployments.attachment import Attachment
 from pilotfish_control_plane.deployments.configuration import HealthCheck, MonitoringConfig, Resources
 from pilotfish_control_plane.deployments.model import (
     Deployment,
@@ -26,6 +27,7 @@ from pilotfish_control_plane.deployments.model import (
 from pilotfish_control_plane.deployments.neighbours import Neighbours
 from pilotfish_control_plane.fleet.model import NodeFacts, NodeReport, ReplicaReport
 from pilotfish_control_plane.registry.model import Version
+from pilotfish_control_plane.storage import attachments as attachment_rows
 from pilotfish_control_plane.storage import deployments as rows
 from pilotfish_control_plane.storage import endpoints as endpoint_rows
 from pilotfish_control_plane.storage import fleet as fleet_rows
@@ -76,7 +78,13 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaBinding:
-    """What a sidecar knows of a replica; `profile_json` empty: it learns a reference."""
+    """What a sidecar knows of a replica.
+
+    Args:
+        profile_json: empty: it learns a reference.
+        number: of the deployment, in the order of creation.
+        attachment: what the foreign model server calls the model; None: it is none, or was bound by hand.
+    """
 
     replica: str
     deployment: str
@@ -86,6 +94,14 @@ class ReplicaBinding:
     monitoring: MonitoringConfig
     profile_json: str
     signature_json: str
+    stage: Stage
+    number: int
+    attachment: Attachment | None = None
+
+    @property
+    def served_as(self) -> tuple[str, str] | None:
+        """Name and version under which a foreign model server knows the model; None: it is none."""
+        return None if self.attachment is None else (self.attachment.server_model, self.attachment.server_version)
 
 
 class NodeSide:
@@ -121,9 +137,11 @@ class NodeSide:
         return ReplicaSpec(replica, versions[name], config.resources, config.health_check)
 
     def _endpoints(self, tx: Tx) -> tuple[GatewayEndpoint, ...]:
-        known = (d for d in rows.open_deployments(tx.conn) if not d.attached)
+        known = rows.open_deployments(tx.conn)
         serving = [d for d in known if d.state.serves or d.state is DeploymentState.WARMING]
         replicas = replica_rows.replicas_of(tx.conn, [d.id for d in serving])
+        # The gateway knows a foreign server only where its sidecar said how to reach it.
+        serving = [d for d in serving if not d.attached or any(_has_address(r) for r in replicas[d.id])]
         found = []
         for endpoint in endpoint_rows.all_endpoints(tx.conn):
             mine = tuple(
@@ -143,9 +161,14 @@ class NodeSide:
         replicas = [r for r in replica_rows.replicas_by_id(tx.conn, replica_ids).values() if r.ended is None]
         deployments = rows.deployments_by_id(tx.conn, {r.deployment for r in replicas})
         described: dict[str, tuple[str, str]] = {}
+        attached = attachment_rows.attachments_of(tx.conn, {r.instance for r in replicas if r.instance})
         found = {}
         for replica in replicas:
             deployment = deployments[replica.deployment]
+            attachment = next((a for a in attached if _is_of(a, replica, deployment)), None)
+            if replica.instance and attachment is None:
+                # Its server serves something else by now.
+                continue
             if deployment.id not in described:
                 described[deployment.id] = self._describe(tx, deployment)
             profile_json, signature_json = described[deployment.id]
@@ -158,6 +181,9 @@ class NodeSide:
                 deployment.config.monitoring,
                 profile_json,
                 signature_json,
+                deployment.stage,
+                deployment.number,
+                attachment,
             )
         return found
 
@@ -167,8 +193,21 @@ class NodeSide:
         signature = json.dumps(dict(version.signature), sort_keys=True) if version.signature else ""
         profile = registry.profile_json(tx, version)
         if not profile:
-            profile = self._node_neighbours.monitoring().learned_profile(tx, deployment.id)
+            profile = self._learned(tx, deployment)
         return profile, signature
+
+    def _learned(self, tx: Tx, deployment: Deployment) -> str:
+        """Return what a deployment learned, or another one of its version at its endpoint: empty: nothing yet."""
+        monitoring = self._node_neighbours.monitoring()
+        if profile := monitoring.learned_profile(tx, deployment.id):
+            return profile
+        others = rows.of_version(tx.conn, deployment.project, deployment.model, deployment.version)
+        mine = sorted((d for d in others if d.endpoint == deployment.endpoint), key=lambda d: -d.number)
+        return next(filter(None, (monitoring.learned_profile(tx, d.id) for d in mine)), "")
+
+    def touch_learned(self, tx: Tx, deployment_id: str) -> None:
+        """Tell the sidecars of a deployment's replicas that one of them learned its reference."""
+        changes.touch_bindings(tx, [r.id for r in replica_rows.replicas_of(tx.conn, [deployment_id])[deployment_id]])
 
     def touch_profile(self, tx: Tx, project: str, model: str, version: int) -> None:
         """Tell the sidecars of a version's replicas that its profile or signature changed."""
@@ -223,6 +262,8 @@ class NodeSide:
             if replica.state is not state:
                 reason = "" if healthy[replica.id] else "its model server fails its health checks"
                 changes.enter_replica(tx, replica, state, reason, warmed=True)
+                if _has_address(replica):
+                    changes.touch_node(tx)
 
 
 def _is_out(replica: Replica, facts: NodeFacts | None) -> bool:
@@ -230,6 +271,19 @@ def _is_out(replica: Replica, facts: NodeFacts | None) -> bool:
     if not replica.draining or facts is None:
         return False
     return not facts.gateway_running or facts.gateway_generation >= replica.drain_generation
+
+
+def _is_of(attachment: Attachment, replica: Replica, deployment: Deployment) -> bool:
+    return (attachment.instance, attachment.project, attachment.endpoint, attachment.version) == (
+        replica.instance,
+        deployment.project,
+        deployment.endpoint,
+        deployment.version,
+    )
+
+
+def _has_address(replica: Replica) -> bool:
+    return bool(replica.grpc_address or replica.http_address)
 
 
 def _route(replica: Replica) -> tuple[Any, ...]:

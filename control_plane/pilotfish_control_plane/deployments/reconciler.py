@@ -6,11 +6,14 @@ decided in `deployments.rules`.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from pilotfish_control_plane.deployments import changes
+from pilotfish_control_plane.deployments.attaching import unclaimed
+from pilotfish_control_plane.deployments.attachment import Attachment
 from pilotfish_control_plane.deployments.model import Deployment, DeploymentState, LinkState, Replica
 from pilotfish_control_plane.deployments.neighbours import Neighbours
 from pilotfish_control_plane.deployments.rules.replicas import (
@@ -22,6 +25,7 @@ from pilotfish_control_plane.deployments.rules.replicas import (
 )
 from pilotfish_control_plane.deployments.service import DeploymentService
 from pilotfish_control_plane.fleet.model import LOCAL_NODE
+from pilotfish_control_plane.storage import attachments as attachment_rows
 from pilotfish_control_plane.storage import deployments as rows
 from pilotfish_control_plane.storage import fleet as fleet_rows
 from pilotfish_control_plane.storage import replicas as replica_rows
@@ -152,6 +156,7 @@ class DeploymentReconciler:
     def _create(self, tx: Tx, deployment: Deployment, count: int) -> None:
         if not count:
             return
+        attachments = iter(self._unclaimed(tx, deployment) if deployment.attached else ())
         first = deployment.next_replica
         changes.save_deployment(tx, deployment, next_replica=first + count)
         for number in range(first, first + count):
@@ -164,9 +169,22 @@ class DeploymentReconciler:
                 "" if deployment.attached else LOCAL_NODE,
                 tx.now,
             )
+            if (attachment := next(attachments, None)) is not None:
+                replica = dataclasses.replace(
+                    replica,
+                    instance=attachment.instance,
+                    grpc_address=attachment.grpc_address,
+                    http_address=attachment.http_address,
+                )
             replica_rows.add_replica(tx.conn, replica)
             changes.touch_bindings(tx, [replica.id])
             tx.emit("replica.starting", replica.name, {"deployment": deployment.id, "revision": deployment.revision})
+
+    def _unclaimed(self, tx: Tx, deployment: Deployment) -> list[Attachment]:
+        """Return what serves the deployment's version and has no replica of it yet."""
+        known = attachment_rows.attachments_at(tx.conn, deployment.project, deployment.endpoint)
+        replicas = replica_rows.replicas_of(tx.conn, [deployment.id])[deployment.id]
+        return unclaimed([a for a in known if a.version == deployment.version], replicas)
 
     def _fail(self, tx: Tx, deployment: Deployment, reason: str) -> None:
         rollout = self._service.open_rollout_of(tx, deployment)

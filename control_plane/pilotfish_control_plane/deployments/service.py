@@ -12,6 +12,8 @@ from collections.abc import Collection, Sequence
 
 from pilotfish.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Violation
 from pilotfish_control_plane.deployments import changes, routing
+from pilotfish_control_plane.deployments.attaching import Attaching
+from pilotfish_control_plane.deployments.attachment import AttachCommand, Attached
 from pilotfish_control_plane.deployments.commands import (
     DeployCommand,
     Deployed,
@@ -56,6 +58,7 @@ class DeploymentService(Reading, NodeSide):
         self.rolling = Rolling(neighbours, self.endings, self.creation)
         self._promotion = Promotion(neighbours, self.creation, self.rolling)
         self._restoring = Restoring(neighbours, self.creation, self.endings, self.rolling)
+        self._attaching = Attaching(neighbours, self.creation, self.endings, self._resize)
 
     # Endpoints
 
@@ -109,6 +112,10 @@ class DeploymentService(Reading, NodeSide):
     def deploy(self, tx: Tx, command: DeployCommand) -> Deployed:
         """Deploy a version: see `Creation.deploy`."""
         return self.creation.deploy(tx, command)
+
+    def attach(self, tx: Tx, command: AttachCommand) -> list[Attached]:
+        """Bind what a sidecar stands beside: see `Attaching.attach`."""
+        return self._attaching.attach(tx, command)
 
     def promote(self, tx: Tx, command: PromoteCommand) -> Promoted:
         """Judge a deployment and promote it if it passes: see `Promotion.promote`."""
@@ -181,6 +188,10 @@ class DeploymentService(Reading, NodeSide):
         if resources is not None:
             config = dataclasses.replace(config, resources=resources)
         return self._revise(tx, deployment, config, etag, "ScaleDeployment")
+
+    def _resize(self, tx: Tx, deployment: Deployment, replicas: int) -> Deployment:
+        config = dataclasses.replace(deployment.config, scaling=_scaled(deployment.config, replicas))
+        return self._revise(tx, deployment, config, "", "ScaleDeployment")
 
     def update(
         self,

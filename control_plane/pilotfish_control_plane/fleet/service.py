@@ -18,10 +18,12 @@ from pilotfish_control_plane.clock import Clock
 from pilotfish_control_plane.deployments.changes import FLEET_TOPIC
 from pilotfish_control_plane.deployments.model import LinkState
 from pilotfish_control_plane.deployments.node_side import NodeSide, ReplicaBinding
+from pilotfish_control_plane.deployments.rules.attaching import governing
 from pilotfish_control_plane.fleet.model import Hello, Member, MemberKind, NodeReport, SidecarReplica
 from pilotfish_control_plane.fleet.presence import Presence
 from pilotfish_control_plane.fleet.sessions import Command, Configuration, Session
 from pilotfish_control_plane.storage import fleet as rows
+from pilotfish_control_plane.storage import replicas as replica_rows
 from pilotfish_control_plane.storage.database import Database
 from pilotfish_control_plane.storage.transaction import Tx
 
@@ -126,7 +128,7 @@ class FleetRegistry:
         del self._sessions[session.instance]
         self._nodes.pop(session.instance, None)
         self._fresh.pop(session.instance, None)
-        for replica in session.hello.replicas:
+        for replica in session.replicas:
             if self._by_replica.get(replica) is session:
                 del self._by_replica[replica]
         self._presence.put(self._member(session, LinkState.UNKNOWN))
@@ -140,7 +142,7 @@ class FleetRegistry:
             hello.incarnation,
             hello.program_version,
             hello.host,
-            hello.replicas,
+            session.replicas,
             self._presence.server,
             session.connection,
             session.seen,
@@ -236,7 +238,7 @@ class FleetRegistry:
             newest: dict[str, SidecarReplica] = {}
             for session in self._sessions.values():
                 report, session.sidecar_report = session.sidecar_report, None
-                newest.update({r.replica: r for r in report or () if r.replica in session.hello.replicas})
+                newest.update({r.replica: r for r in report or () if r.replica in session.replicas})
             if not newest:
                 continue
             try:
@@ -273,7 +275,7 @@ class FleetRegistry:
             nodes = {s.instance: s.sent_version for s in self._nodes.values()}
             new = {s.instance: s.hello for s in fresh.values() if s.hello.kind is MemberKind.SIDECAR}
             # The dictionary itself: copying it for each of thousands that connect at once would cost their square.
-            plan = _Plan(nodes, new, self._by_replica, self._bindings_seen, frozenset(fresh))
+            plan = _Plan(nodes, new, self._by_replica, self._sessions, self._bindings_seen, frozenset(fresh))
             found = await self._db.read(lambda tx: _collect(tx, self._deployments(), plan))
         except BaseException:
             self._fresh = fresh | self._fresh
@@ -286,17 +288,40 @@ class FleetRegistry:
 
     def _push_sidecars(self, found: _Found, fresh: Mapping[str, Session]) -> None:
         sessions = {s.instance: s for s in fresh.values() if s.hello.kind is MemberKind.SIDECAR}
+        moved = self._adopt(found.adopted)
+        sessions |= moved
         for replica in found.changed:
             if (session := self._by_replica.get(replica)) is not None:
                 sessions[session.instance] = session
         for session in sessions.values():
-            version = max((found.versions.get(r, 0) for r in session.hello.replicas), default=0)
+            version = max((found.versions.get(r, 0) for r in session.replicas), default=0)
+            if session.instance in moved and session.sent_version:
+                # What it lost has no version any more, but the change must have one.
+                version = max(version, found.bindings_seen)
             if version and version == session.hello.config_version and session.sent_version == 0:
                 # It holds this very configuration from before.
                 session.sent_version = session.acked_version = version
                 continue
-            bindings = tuple(found.bindings[r] for r in session.hello.replicas if r in found.bindings)
+            bound = [found.bindings[r] for r in session.replicas if r in found.bindings]
+            bindings = tuple(governing(bound, lambda b: b.served_as, lambda b: (b.stage.rank, b.number)))
             session.configure(Configuration(version, f"{session.connection}-{version}", None, bindings))
+
+    def _adopt(self, adopted: Mapping[str, Sequence[str]]) -> dict[str, Session]:
+        """Give sidecars the replicas that they were attached to; return those whose replicas changed."""
+        changed = {}
+        for instance, replicas in adopted.items():
+            session = self._sessions.get(instance)
+            mine = tuple(r for r in replicas if session is not None and r not in session.hello.replicas)
+            if session is None or mine == session.adopted:
+                continue
+            for replica in session.adopted:
+                if self._by_replica.get(replica) is session:
+                    del self._by_replica[replica]
+            session.adopted = mine
+            self._by_replica.update(dict.fromkeys(mine, session))
+            self._presence.put(self._member(session, LinkState.CONNECTED), urgent=False)
+            changed[instance] = session
+        return changed
 
     def members(self, tx: Tx, kind: MemberKind | None = None) -> list[Member]:
         """Return the members as they stand; those connected here with what is not in the database yet."""
@@ -314,11 +339,12 @@ class FleetRegistry:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What to look for: nodes with the versions they were sent, new sidecars, replicas bound here."""
+    """What to look for: nodes with the versions they were sent, new sidecars, replicas bound and members open here."""
 
     nodes: Mapping[str, int]
     new: Mapping[str, Hello]
     bound: Container[str]
+    open: Container[str]
     after: int
     fresh: frozenset[str]
 
@@ -338,6 +364,7 @@ class _Unaddressed:
 @dataclass(frozen=True, slots=True)
 class _Found:
     nodes: Mapping[str, _Unaddressed]
+    adopted: Mapping[str, Sequence[str]]
     changed: Sequence[str]
     versions: Mapping[str, int]
     bindings: Mapping[str, ReplicaBinding]
@@ -354,11 +381,22 @@ def _collect(tx: Tx, deployments: NodeSide, plan: _Plan) -> _Found:
             nodes[instance] = _Unaddressed(Configuration(config.version, "", config))
     news = rows.bindings_after(tx.conn, plan.after)
     changed = [n.replica for n in news if n.replica in plan.bound]
+    adopted = _adopted(tx, plan, [n.replica for n in news])
     wanted = {r for h in plan.new.values() for r in h.replicas} | set(changed)
+    wanted.update(*adopted.values())
     return _Found(
         nodes,
+        adopted,
         changed,
         rows.binding_versions(tx.conn, wanted),
         deployments.bindings(tx, wanted),
         news[-1].version if news else plan.after,
     )
+
+
+def _adopted(tx: Tx, plan: _Plan, news: Sequence[str]) -> dict[str, list[str]]:
+    """Return the replicas of the attached sidecars that are new here, or one of whose replicas changed."""
+    touched = replica_rows.replicas_by_id(tx.conn, news)
+    instances = {r.instance for r in touched.values() if r.instance and r.instance in plan.open}
+    found: dict[str, list[str]] = {instance: [] for instance in instances}
+    return found | replica_rows.of_instances(tx.conn, instances | plan.new.keys())

@@ -74,6 +74,7 @@ class Session:
         self.opened = opened
         self.heard = heard
         self.seen = opened
+        self.adopted: tuple[str, ...] = ()
         self.sent_version = 0
         self.acked_version = 0
         self.config_error = ""
@@ -88,6 +89,11 @@ class Session:
         self._goodbye: Goodbye | None = None
         self._commands: deque[Command] = deque(maxlen=MAX_COMMANDS)
         self._wake = asyncio.Event()
+
+    @property
+    def replicas(self) -> tuple[str, ...]:
+        """The replicas that it serves: those that it named, and those that it was attached to."""
+        return self.hello.replicas + self.adopted
 
     @property
     def instance(self) -> str:

@@ -6,7 +6,7 @@ Owns the translation of their services into `deployments.neighbours`. It is the 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from pilotfish.errors import NotFound
@@ -16,7 +16,7 @@ from pilotfish_control_plane.deployments.rollout_model import Evidence
 from pilotfish_control_plane.experiments.service import ExperimentService
 from pilotfish_control_plane.monitoring.service import MonitoringService
 from pilotfish_control_plane.names import DeploymentName, VersionRef
-from pilotfish_control_plane.registry.model import Version, VersionStatus
+from pilotfish_control_plane.registry.model import NewVersion, Version, VersionStatus
 from pilotfish_control_plane.registry.service import RegistryService
 from pilotfish_control_plane.storage import monitoring as monitoring_rows
 from pilotfish_control_plane.storage.transaction import Tx
@@ -49,6 +49,19 @@ class _Registry:
         except NotFound:
             return False
         return True
+
+    def register_external(self, tx: Tx, new: NewVersion, checks: Sequence[str]) -> Version:
+        version = self._service.register(tx, new)
+        self._core.services.get(ExperimentService).record(
+            tx,
+            "validation",
+            "finished",
+            version.model,
+            version.name,
+            {"framework": new.framework, "checks": list(checks), "problems": []},
+            project=version.project,
+        )
+        return version
 
     def set_standing(self, tx: Tx, version: Version, *, in_production: bool, reason: str) -> None:
         status = VersionStatus.PRODUCTION if in_production else VersionStatus.STAGING

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 from pilotfish.errors import InvalidArgument, NotFound, PermissionDenied, Violation
 from pilotfish.v1 import fleet_service_pb2 as pb
 from pilotfish.v1 import fleet_service_pb2_grpc
+from pilotfish_control_plane.access.model import Role
 from pilotfish_control_plane.artifacts.service import ArtifactService
 from pilotfish_control_plane.core import Core, Installed
 from pilotfish_control_plane.deployments.service import DeploymentService
@@ -23,7 +25,8 @@ from pilotfish_control_plane.fleet.model import MemberKind, SidecarReplica
 from pilotfish_control_plane.fleet.reconciler import FleetReconciler
 from pilotfish_control_plane.fleet.service import FleetRegistry
 from pilotfish_control_plane.fleet.sessions import Session
-from pilotfish_control_plane.grpc_server import deployments_wire, fleet_wire
+from pilotfish_control_plane.grpc_server import attach_wire, deployments_wire, fleet_wire
+from pilotfish_control_plane.grpc_server.context import current
 from pilotfish_control_plane.grpc_server.publish import Ingest
 from pilotfish_control_plane.monitoring.model import Capture
 from pilotfish_control_plane.monitoring.service import MonitoringService
@@ -160,6 +163,18 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
                 f"{name} runs nowhere: members read only what they were told to serve", reason="NOT_BOUND"
             )
         return self._core.services.get(RegistryService).get_version(tx, name.project, name.model, name.number)
+
+    async def Attach(self, request: pb.AttachRequest, context: Any) -> pb.AttachResponse:
+        """Bind what a sidecar stands beside."""
+        command = attach_wire.command_from(request)
+        may = current().principal.may(Role.DEPLOYER, command.project)
+        command = dataclasses.replace(command, may_deploy=may)
+        deployments = self._core.services.get(DeploymentService)
+
+        def attach(tx: Tx) -> pb.AttachResponse:
+            return attach_wire.answer_to(deployments.attach(tx, command))
+
+        return await self._core.mutations.mutate(request, attach)
 
     async def ListMembers(self, request: pb.ListMembersRequest, context: Any) -> pb.ListMembersResponse:
         """Return the members as they stand."""

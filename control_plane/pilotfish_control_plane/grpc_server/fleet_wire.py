@@ -10,6 +10,8 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
+from google.protobuf import json_format
+
 from pilotfish.errors import InvalidArgument, Violation
 from pilotfish.v1 import deployment_pb2, monitoring_pb2, registry_pb2
 from pilotfish.v1 import fleet_service_pb2 as pb
@@ -127,6 +129,7 @@ def _monitoring_to(config: MonitoringConfig) -> monitoring_pb2.MonitoringConfig:
 
 
 def _binding_to(binding: ReplicaBinding) -> pb.ReplicaBinding:
+    attachment = binding.attachment
     return pb.ReplicaBinding(
         replica=binding.replica,
         deployment=binding.deployment,
@@ -136,6 +139,9 @@ def _binding_to(binding: ReplicaBinding) -> pb.ReplicaBinding:
         monitoring=_monitoring_to(binding.monitoring),
         profile_json=binding.profile_json,
         signature_json=binding.signature_json,
+        server_model=attachment.server_model if attachment is not None else "",
+        server_version=attachment.server_version if attachment is not None else "",
+        codec=json_format.ParseDict(dict(attachment.codec), pb.Codec()) if attachment is not None else None,
     )
 
 

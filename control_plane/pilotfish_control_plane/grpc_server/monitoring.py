@@ -327,6 +327,9 @@ def install(core: Core) -> Installed:
         version = registry.get_version(tx, deployment.project, deployment.model, deployment.version)
         return registry.profile(tx, version) or rows.learned_profile(tx.conn, deployment.id)
 
+    def on_learned(tx: Tx, deployment: str) -> None:
+        core.services.get(DeploymentService).touch_learned(tx, deployment)
+
     def live(tx: Tx) -> list[Subject]:
         registry = core.services.get(RegistryService)
         found = []
@@ -340,7 +343,7 @@ def install(core: Core) -> Installed:
             found.append(Subject(deployment.id, signature.get("label_output"), classes))
         return found
 
-    service = core.services.add(MonitoringService(deployment_of, profile_of))
+    service = core.services.add(MonitoringService(deployment_of, profile_of, on_learned))
     quality = QualityWatch(core.db, predictions, service, core.clock, live)
     core.services.add(Ingest(core.db, predictions, service, quality, core.clock))
     direct = core.services.add(DirectLog(core.db, predictions, service, quality, core.clock, profile_of))

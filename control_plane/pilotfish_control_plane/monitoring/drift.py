@@ -27,9 +27,10 @@ from pilotfish_control_plane.monitoring.rules import drift_config, drifted_featu
 from pilotfish_control_plane.storage import monitoring as rows
 from pilotfish_control_plane.storage.transaction import Tx
 
-__all__ = ["DriftJudge", "ProfileOf"]
+__all__ = ["DriftJudge", "OnLearned", "ProfileOf"]
 
 # The reference of a deployment as (id, JSON); None: it is still learned.
+OnLearned = Callable[[Tx, str], None]
 ProfileOf = Callable[[Tx, Deployment], tuple[str, str] | None]
 
 # (kind of evidence, kind of alert, what it says of the verdict, what drifted)
@@ -49,15 +50,19 @@ KINDS = (
 class DriftJudge:
     """Judges every closed window once."""
 
-    def __init__(self, alerts: Alerts, profile_of: ProfileOf) -> None:
-        """Use `profile_of` for the reference of a deployment with several replicas."""
+    def __init__(self, alerts: Alerts, profile_of: ProfileOf, on_learned: OnLearned) -> None:
+        """Use `profile_of` for the reference of a deployment with several replicas; tell `on_learned` of a new one."""
         self._alerts = alerts
         self._profile_of = profile_of
+        self._on_learned = on_learned
 
     def take(self, tx: Tx, deployment: Deployment, report: WindowReport) -> StoredVerdict | None:
         """Store a window, judge its deployment, advance its episodes; None: the window was taken before."""
-        if report.learned_profile:
-            rows.set_learned_profile(tx.conn, deployment.id, report.profile_id, report.learned_profile, tx.now)
+        if report.learned_profile and rows.set_learned_profile(
+            tx.conn, deployment.id, report.profile_id, report.learned_profile, tx.now
+        ):
+            # Every replica compares with the one reference, or their counts could not be added.
+            self._on_learned(tx, deployment.id)
         if not rows.add_window(tx.conn, report, tx.now):
             return None
         found = self._over_replicas(tx, deployment, report)

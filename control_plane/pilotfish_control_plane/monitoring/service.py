@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pilotfish.errors import NotFound
 from pilotfish_control_plane.deployments.model import Deployment, Stage
 from pilotfish_control_plane.monitoring.alerts import Alerts
-from pilotfish_control_plane.monitoring.drift import DriftJudge, ProfileOf
+from pilotfish_control_plane.monitoring.drift import DriftJudge, OnLearned, ProfileOf
 from pilotfish_control_plane.monitoring.model import (
     AlertKind,
     Capture,
@@ -42,11 +42,13 @@ Evidence = Mapping[str, MetricValue]
 class MonitoringService:
     """What is known about deployments."""
 
-    def __init__(self, deployment_of: Callable[[Tx, str], Deployment], profile_of: ProfileOf) -> None:
+    def __init__(
+        self, deployment_of: Callable[[Tx, str], Deployment], profile_of: ProfileOf, on_learned: OnLearned
+    ) -> None:
         """Look deployments and their references up through the functions given."""
         self._deployment_of = deployment_of
         self.alerts = Alerts()
-        self._judge = DriftJudge(self.alerts, profile_of)
+        self._judge = DriftJudge(self.alerts, profile_of, on_learned)
 
     # What is reported ------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ TABLE_MODULES = (
     "artifacts",
     "experiments",
     "deployments",
+    "attachments",
     "rollouts",
     "monitoring",
     "alerts",

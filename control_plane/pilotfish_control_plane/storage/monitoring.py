@@ -280,11 +280,13 @@ def learned_profile(conn: Connection, deployment: str) -> tuple[str, str] | None
     return None if row is None else (row.profile_id, row.profile)
 
 
-def set_learned_profile(conn: Connection, deployment: str, profile_id: str, profile: str, now: datetime) -> None:
-    """Keep the reference that a deployment learned; the first one stays."""
-    if learned_profile(conn, deployment) is None:
-        row = {"deployment": deployment, "profile_id": profile_id, "profile": profile, "created": now}
-        conn.execute(insert(learned_profiles).values(row))
+def set_learned_profile(conn: Connection, deployment: str, profile_id: str, profile: str, now: datetime) -> bool:
+    """Keep the reference that a deployment learned; the first one stays. Return whether it is this one."""
+    if learned_profile(conn, deployment) is not None:
+        return False
+    row = {"deployment": deployment, "profile_id": profile_id, "profile": profile, "created": now}
+    conn.execute(insert(learned_profiles).values(row))
+    return True
 
 
 def direct_state(conn: Connection, deployment: str) -> bytes | None:

@@ -30,6 +30,8 @@ from pilotfish_control_plane.storage.types import BigId, UtcDateTime
 
 __all__ = [
     "add_replica",
+    "of_instance",
+    "of_instances",
     "open_replicas",
     "replica",
     "replicas",
@@ -68,8 +70,10 @@ replicas = Table(
     Column("restarts_when_ready", Integer, nullable=False),
     Column("unhealthy", UtcDateTime),
     Column("ended", UtcDateTime),
+    Column("instance", String(127), nullable=False),
     Index("ix_replicas_deployment", "deployment", "seq"),
     Index("ix_replicas_node_open", "node", "open"),
+    Index("ix_replicas_instance_open", "instance", "open"),
     sqlite_autoincrement=True,
 )
 
@@ -148,3 +152,22 @@ def open_replicas(conn: Connection, node: str) -> list[Replica]:
     """Return the replicas of a node that have not ended, oldest first."""
     query = select(replicas).where(replicas.c.node == node, replicas.c.open).order_by(replicas.c.seq)
     return [_replica(r) for r in conn.execute(query)]
+
+
+def of_instance(conn: Connection, instance: str) -> list[Replica]:
+    """Return the replicas behind which a sidecar stands and that have not ended, oldest first."""
+    query = select(replicas).where(replicas.c.instance == instance, replicas.c.open).order_by(replicas.c.seq)
+    return [_replica(r) for r in conn.execute(query)]
+
+
+def of_instances(conn: Connection, instances: Collection[str]) -> dict[str, list[str]]:
+    """Return the ids of the replicas of attached sidecars that have not ended; without sidecars that have none."""
+    found: dict[str, list[str]] = {}
+    wanted = sorted(instances)
+    for i in range(0, len(wanted), CHUNK):
+        query = select(replicas.c.instance, replicas.c.id).where(
+            replicas.c.instance.in_(wanted[i : i + CHUNK]), replicas.c.open
+        )
+        for row in conn.execute(query.order_by(replicas.c.seq)):
+            found.setdefault(row.instance, []).append(row.id)
+    return found
